@@ -1,0 +1,50 @@
+# The same verbs for a person and for CI. Needs Python 3.11+, Node 20+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+WEB := $(shell find web native -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
+
+# pip hands these on to the build environment, so that it is exact too.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-all check bench web weights train clean
+
+demo: $(READY)
+	$(BIN)/klieg explain "I love you"
+	@echo
+	@echo "To see it in the browser:   $(BIN)/klieg serve"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+	cd web && npm test
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m "slow or not slow"
+	cd web && npm test
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	cd web && npm run check
+
+bench: $(READY)
+	@for question in benchmarks/*.py; do echo "== $$question"; $(BIN)/python $$question || exit 1; done
+
+# The page is part of the package; while working on it, `klieg serve --no-browser` and `npm run dev` in web/.
+web: $(READY)
+
+# A recipe's run goes to runs/, and goes on where it was stopped: make train RECIPE=recipes/chat.toml
+RECIPE ?= recipes/chat.toml
+train: $(READY)
+	$(BIN)/klieg train $(RECIPE)
+
+clean:
+	rm -rf .venv build web/node_modules
+
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(WEB)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Klieg needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[serve,dev]'
+	@touch $@

@@ -1,0 +1,44 @@
+"""The KV cache: the keys and values of every layer, kept between steps of generation.
+
+Room for the longest text is taken once, so a step writes its keys in place and reads a view;
+nothing is copied as the text grows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Cache:
+    """Keys (b, g, j, d) and values (b, g, j, e) of each layer, up to `capacity` slots."""
+
+    def __init__(self, layers: int, batch: int, kv_heads: int, head_width: int, capacity: int,
+                 dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> None:
+        shape = (layers, batch, kv_heads, capacity, head_width)
+        self._keys = torch.empty(shape, dtype=dtype, device=device)
+        self._values = torch.empty(shape, dtype=dtype, device=device)
+        self.capacity = capacity
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new slots of one layer; returns all keys and values so far, as views."""
+        stop = self.length + k.shape[2]
+        self._keys[layer, :, :, self.length:stop] = k
+        self._values[layer, :, :, self.length:stop] = v
+        return self._keys[layer, :, :, :stop], self._values[layer, :, :, :stop]
+
+    def advance(self, slots: int) -> None:
+        """Called once a step, when every layer has written its slots."""
+        self.length += slots
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What one slot costs in all layers, for one text of the batch."""
+        layers, _, kv_heads, _, width = self._keys.shape
+        return 2 * layers * kv_heads * width * self._keys.element_size()
+
+    @property
+    def bytes(self) -> int:
+        """What is in use now, over the whole batch."""
+        return self.bytes_per_token * self.length * self._keys.shape[1]

@@ -1,0 +1,319 @@
+"""The command line: each command is a few lines that call the package and show what it gives.
+
+A user's mistake ends in one line on standard error and status 1, Ctrl-C in status 130. Files
+are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from klieg.errors import KliegError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from klieg.generate import Sampling
+    from klieg.trace import Trace
+
+app = typer.Typer(help="Look into Transformers: exact attention, every number of it real.", no_args_is_help=True,
+                  add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")]
+Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; below 1 sharpens, above 1 flattens.")]
+TopK = Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 for all.")]
+TopP = Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
+Output = Annotated[Path | None, typer.Option(metavar="FILE")]
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except KliegError as e:
+        _end(f"klieg: {e}", 1)
+    except KeyboardInterrupt:
+        _end("klieg: stopped.", 130)
+    except BrokenPipeError:
+        # The reader of our output went away, which is its right; closing quietly is what it expects.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _end(line: str, status: int) -> None:
+    with suppress(BrokenPipeError):
+        print(line.encode("utf-8", "replace").decode("utf-8"), file=sys.stderr)
+    sys.exit(status)
+
+
+@app.command()
+def explain(
+    text: Annotated[str, typer.Argument(help="The text to look into; - reads standard input.")],
+    model: Model = "chat",
+    layer: Annotated[int | None, typer.Option(help="Layer to open, from 0; by default the most certain head's.")] = None,
+    head: Annotated[int | None, typer.Option(help="Head to open, from 0.")] = None,
+    token: Annotated[int | None, typer.Option(help="Token whose view is taken, from 0; by default the last.")] = None,
+    cell: Annotated[str | None, typer.Option(metavar="LAYER.HEAD.QUERY.KEY", help="Write out one weight's arithmetic.")] = None,
+    scale: Annotated[str, typer.Option(help="linear, log, or no-first (hide the first token's column).")] = "linear",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Numbers as JSON; - for standard output.")] = None,
+    svg: Output = None,
+    png: Output = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="One page that works offline.")] = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="The trace itself, for klieg.Trace.load.")] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="Dark pictures.")] = False,
+    cut: Annotated[bool, typer.Option("--cut", help="Cut a text that is longer than the model's positions.")] = False,
+    lang: Language = None,
+) -> None:
+    """Show where every head of a model looks, and the arithmetic behind each number."""
+    from klieg.watch import trace
+
+    language = _language(lang)
+    _one_of("scale", scale, ["linear", "log", "no-first"])
+    place = _place(cell) if cell is not None else None
+    found = trace(model, _given(text), cut=cut)
+    written = _export(found, layer, head, token, scale, dark, language,
+                      {"json": json_file, "svg": svg, "png": png, "html": html, "save": save})
+    if place is not None:
+        from klieg.views.arithmetic import arithmetic
+        _console().print(arithmetic(found.cell(*place), language=language))
+    elif not written:
+        from klieg.views.terminal import screen
+        _console().print(screen(found, layer, head, token, scale=scale, language=language))
+
+
+def _export(found: Trace, layer: int | None, head: int | None, token: int | None, scale: str, dark: bool, language: str,
+            files: dict[str, Path | None]) -> bool:
+    """Write what was asked for; whether anything was."""
+    makers: dict[str, Callable[[], bytes]] = {
+        "json": lambda: _json(found, layer, head, token).encode(),
+        "svg": lambda: _picture("svg", found, layer, head, token, scale, dark, language),
+        "png": lambda: _picture("png", found, layer, head, token, scale, dark, language),
+        "html": lambda: _page(found),
+    }
+    for kind, path in files.items():
+        if path is None:
+            continue
+        if kind == "save":
+            found.save(path)
+        elif str(path) == "-":
+            sys.stdout.buffer.write(makers[kind]())
+        else:
+            from klieg.checkpoint import atomic
+            body = makers[kind]()
+            with atomic(path) as part:
+                part.write_bytes(body)
+        if str(path) != "-":
+            print(f"wrote {path}", file=sys.stderr)
+    return any(files.values())
+
+
+def _json(found: Trace, layer: int | None, head: int | None, token: int | None) -> str:
+    from klieg.views.summary import summary
+
+    return json.dumps(summary(found, layer, head, token), ensure_ascii=False, indent=1) + "\n"
+
+
+def _picture(kind: str, found: Trace, layer: int | None, head: int | None, token: int | None, scale: str, dark: bool,
+             language: str) -> bytes:
+    from klieg.views.figures import page
+    from klieg.views.palette import DARK, LIGHT
+
+    picture = page(found, layer, head, token, scale=scale, theme=DARK if dark else LIGHT, language=language)
+    if kind == "svg":
+        from klieg.views import svg
+        return svg.lower(picture).encode()
+    from klieg.views import png
+    return png.lower(picture)
+
+
+def _page(found: Trace) -> bytes:
+    from klieg.views.html import html
+
+    return html(found).encode()
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="How the text begins; - reads standard input.")],
+    model: Model = "chat",
+    tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 256,
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    seed: Seed = None,
+) -> None:
+    """Continue a text, token by token."""
+    from klieg import models
+    from klieg.generate import stream
+    from klieg.tokenizers import check_text
+
+    sampling = _sampling(temperature, top_k, top_p, seed)
+    prompt = check_text(_given(prompt))
+    decoder, tokenizer = models.load(model)
+    _write(prompt)
+    for piece in stream(decoder, tokenizer, prompt, sampling, tokens):
+        _write(piece)
+    _write("\n")
+
+
+@app.command()
+def chat(model: Model = "chat", temperature: Temperature = 0.7, top_k: TopK = 0, top_p: TopP = 0.9, seed: Seed = None,
+         lang: Language = None) -> None:
+    """Talk with a model; an empty line or Ctrl-D ends."""
+    from klieg import models
+    from klieg.generate import Conversation
+
+    sampling, language = _sampling(temperature, top_k, top_p, seed), _language(lang)
+    conversation = Conversation(*models.load(model), sampling)
+    if sys.stdin.isatty():
+        print({"en": "Talk; an empty line ends.", "zh": "开始聊天；空行结束。"}[language])
+    while line := _ask():
+        for piece in conversation.say(line):
+            _write(piece)
+        _write("\n")
+
+
+def _ask() -> str:
+    """The user's next line; '' at the end."""
+    try:
+        return input("› " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file; see recipes/.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/NAME. An interrupted run goes on there.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of texts; by default KLIEG_DATA.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; by default all.")] = None,
+) -> None:
+    """Train a model by a recipe. Interrupt it at any time and give the same command to go on."""
+    import torch
+
+    from klieg.recipe import read
+    from klieg.train import Trainer
+    from klieg.views.progress import watched
+
+    found = read(recipe)
+    folder = out or Path("runs") / found.name
+    if threads:
+        torch.set_num_threads(threads)
+    console = _console(error=True)
+    trainer = Trainer(found, folder, data, lambda line: console.print(line, style="dim", highlight=False))
+    for progress in watched(trainer.run(), trainer.step, console):
+        if progress.validation_loss is not None:
+            _curve(trainer.curve, folder / "loss.png")
+    console.print(f"the model is in {folder / 'model'}; try: klieg generate \"Once upon a time\" --model {folder / 'model'}")
+
+
+def _curve(curve: list, path: Path) -> None:
+    from klieg.checkpoint import atomic
+    from klieg.views import png
+    from klieg.views.curve import curve as picture
+
+    body = png.lower(picture([(p.step, p.loss) for p in curve],
+                             [(p.step, p.validation_loss) for p in curve if p.validation_loss is not None]))
+    with atomic(path) as part:
+        part.write_bytes(body)
+
+
+@app.command("models")
+def list_models() -> None:
+    """The models that come with Klieg."""
+    from rich.table import Table
+
+    from klieg import checkpoint, models
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("name", "shape", "layers", "heads", "K/V heads", "positions", "parameters", "folder"):
+        table.add_column(column)
+    for name in models.bundled():
+        folder = models.find(name)
+        config = models.parse_config(checkpoint.read_config(folder), str(folder))
+        model = models.outline(config)
+        table.add_row(name, config.model_type, str(model.layers), str(model.heads), str(model.kv_heads),
+                      str(model.positions), f"{model.parameter_count / 1e6:.1f} M", str(folder))
+    _console().print(table)
+
+
+@app.command()
+def serve(
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="A model to offer; may be given several times.")] = None,
+    port: Annotated[int, typer.Option(help="Of the page on this machine.")] = 8137,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    lang: Language = None,
+) -> None:
+    """Open the Explorer in the browser: type a sentence, choose a head, see its map."""
+    from klieg import models
+    from klieg.explorer.server import serve as run
+    from klieg.views.wire import wire
+    from klieg.watch import trace
+
+    names = model or models.bundled()
+    loaded = {names[0]: models.load(names[0])}
+
+    def traced(name: str, text: str) -> dict:
+        if name not in loaded:
+            loaded[name] = models.load(name)
+        return wire(trace(loaded[name], text, name=name))
+
+    run(names, traced, port, browser, _language(lang) if lang else None)
+
+
+def _given(text: str) -> str:
+    """The text of an argument, - being standard input."""
+    if text != "-":
+        return text
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as e:
+        raise KliegError(f"standard input is not UTF-8 at byte {e.start}; convert it first.") from None
+
+
+def _sampling(temperature: float, top_k: int, top_p: float, seed: int | None) -> Sampling:
+    from klieg.generate import Sampling
+
+    return Sampling(temperature, top_k, top_p, seed)
+
+
+def _place(cell: str) -> tuple[int, int, int, int]:
+    parts = cell.split(".")
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+        raise KliegError(f"--cell is {cell!r}; it must be LAYER.HEAD.QUERY.KEY, four whole numbers, for example 3.2.4.1.")
+    return tuple(int(part) for part in parts)
+
+
+def _one_of(name: str, value: str, valid: list[str]) -> None:
+    if value not in valid:
+        raise KliegError(f"--{name} is {value!r}.{nearest(value, valid)}")
+
+
+def _language(given: str | None) -> str:
+    """--lang, else what the system speaks."""
+    if given is not None:
+        _one_of("lang", given, ["en", "zh"])
+        return given
+    spoken = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
+    return "zh" if spoken.startswith("zh") else "en"
+
+
+def _console(error: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=error, highlight=False)
+
+
+def _write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()

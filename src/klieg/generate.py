@@ -1,0 +1,137 @@
+"""Generation: one token at a time from the KV cache, streamed as whole characters.
+
+    for piece in stream(model, tokenizer, "Once upon a time", Sampling(temperature=0.8, seed=1)):
+        print(piece, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from klieg.attention import Mask
+from klieg.errors import KliegError
+from klieg.models import Decoder
+from klieg.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen: temperature 0 takes the likeliest; top_k and top_p cut the tail first."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    """Keep only the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens until their probabilities reach this sum (Holtzman et al. 2019)."""
+    seed: int | None = None
+    """The same seed gives the same text; None draws one."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise KliegError(f"temperature is {self.temperature}; it must be 0 or more.")
+        if self.top_k < 0:
+            raise KliegError(f"top-k is {self.top_k}; it must be 0 (all) or more.")
+        if not 0 < self.top_p <= 1:
+            raise KliegError(f"top-p is {self.top_p}; it must be above 0 and at most 1.")
+
+    def generator(self) -> torch.Generator:
+        """The source of randomness of one text."""
+        generator = torch.Generator()
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.seed)
+        return generator
+
+
+def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Probabilities after temperature, top-k and top-p: (b, vocabulary), rows sum to 1. Needs temperature > 0."""
+    logits = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        least = logits.topk(sampling.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    p = logits.softmax(-1)
+    if sampling.top_p < 1:
+        ordered, order = p.sort(descending=True)
+        before = ordered.cumsum(-1) - ordered
+        p = p.masked_fill(torch.zeros_like(p, dtype=torch.bool).scatter(1, order, before >= sampling.top_p), 0)
+        p = p / p.sum(-1, keepdim=True)
+    return p
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """logits (b, vocabulary) -> ids (b,)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial(filtered(logits, sampling), 1, generator=generator).squeeze(1)
+
+
+@torch.no_grad()
+def generate(model: Decoder, ids: Tensor, count: int, sampling: Sampling | None = None,
+             real: Tensor | None = None) -> Iterator[Tensor]:
+    """Up to `count` next tokens of each text, a step at a time: yields (b,).
+
+    ids (b, n); `real` (b, n), bool, marks the tokens of texts padded on the left. Stops where
+    the model's positions end.
+    """
+    sampling = sampling or Sampling(temperature=0)
+    generator = sampling.generator()
+    count = min(count, model.positions - ids.shape[1] + 1)
+    cache = model.new_cache(ids.shape[0], min(model.positions, ids.shape[1] + max(count, 0)))
+    padded = real is not None and not bool(real.all())
+    positions = (real.long().cumsum(1) - 1).clamp(min=0) if padded else None
+    for step in range(count):
+        mask = Mask.padding(real) if padded else None
+        logits = model.head(model.hidden(ids, mask=mask, positions=positions, cache=cache)[:, -1])
+        chosen = choose(logits, sampling, generator)
+        yield chosen
+        ids = chosen[:, None]
+        if padded:
+            real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
+            positions = positions[:, -1:] + 1
+
+
+def stream(model: Decoder, tokenizer: Tokenizer, prompt: str | list[int], sampling: Sampling, count: int = 256,
+           stop: tuple[int, ...] = ()) -> Iterator[str]:
+    """The continuation of one text, in pieces of whole characters; ends at the end mark or a `stop` id."""
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    if len(ids) > model.positions:
+        raise KliegError(f"the prompt has {len(ids)} tokens and the model {model.positions} positions; shorten it.")
+    decoder, ends = tokenizer.stream(), {tokenizer.eos, *stop}
+    for chosen in generate(model, torch.tensor([ids]), count, sampling):
+        id = int(chosen[0])
+        if id in ends:
+            return
+        yield decoder.push(id)
+
+
+class Conversation:
+    """A dialogue in the form our models learn it: a turn a line, every turn answered by the next.
+
+    When the dialogue outgrows the model's positions its oldest turns are forgotten.
+    """
+
+    def __init__(self, model: Decoder, tokenizer: Tokenizer, sampling: Sampling) -> None:
+        self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
+        self._turns: list[list[int]] = []
+        self._said = 0
+
+    def say(self, text: str, count: int = 80) -> Iterator[str]:
+        """Add the user's turn; the reply in pieces, at most `count` tokens."""
+        newline = self._tokenizer.encode("\n", bos=False)
+        self._turns.append([*self._tokenizer.encode(" ".join(text.split()), bos=False), *newline])
+        room = self._model.positions - count - 1
+        while len(self._turns) > 1 and sum(map(len, self._turns)) > room:
+            del self._turns[0]
+        prompt = [*([] if self._tokenizer.bos is None else [self._tokenizer.bos]), *(id for turn in self._turns for id in turn)]
+        self._said += 1
+        seed = None if self._sampling.seed is None else self._sampling.seed + self._said
+        reply = ""
+        for piece in stream(self._model, self._tokenizer, prompt, replace(self._sampling, seed=seed), count, tuple(newline[-1:])):
+            reply += piece
+            yield piece
+        self._turns.append([*self._tokenizer.encode(reply, bos=False), *newline])

@@ -1,0 +1,151 @@
+"""attend(): the one door to attention, and the choice of the kernel behind it.
+
+    attention = attend(q, k, v, Mask.causal())
+    attention.output, attention.lse, attention.kernel
+
+Every kernel gives the output and the log-sum-exp of every row. Types narrower than float32
+are widened before and the output is narrowed after, so a log-sum-exp always has the digits
+to rebuild the map from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from klieg.attention import Mask
+from klieg.errors import KliegError, nearest
+from klieg.kernels import dense, fused, packed, streamed
+from klieg.survey import Survey, SurveySpec
+from klieg.survey import survey as survey_of
+
+__all__ = ["KERNELS", "Attention", "attend", "choose"]
+
+KERNELS = ("dense", "fused", "packed", "streamed")
+EVERYTHING = Mask()
+
+# Up to this many weights the whole map is one tile, and walking over tiles gains nothing.
+SMALL = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """What attend() gives: output (b, h, i, e), lse (b, h, i) in nats, and the kernel that ran."""
+
+    output: Tensor
+    lse: Tensor
+    survey: Survey | None
+    kernel: str
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: float | None = None,
+           softcap: float | None = None, sinks: Tensor | None = None, bias: Tensor | None = None,
+           survey: SurveySpec | None = None, kernel: str | None = None) -> Attention:
+    """softmax(softcap(scale * q k^T) + bias, over the keys the mask leaves) v, by the best kernel.
+
+    q (b, h, i, d), k (b, g, j, d), v (b, g, j, e), sinks (h,), bias broadcastable to (b, h, i, j);
+    scale is 1/sqrt(d) by default. The output has the type of v. It carries gradients to q, k, v,
+    sinks and bias; the log-sum-exp and the survey carry none. `kernel` names one of KERNELS
+    instead of letting choose() decide. Shapes that do not fit raise a KliegError.
+    """
+    if torch.is_autocast_enabled(q.device.type):
+        # Autocast would narrow the matrix products behind the log-sum-exp.
+        with torch.autocast(q.device.type, enabled=False):
+            return attend(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias,
+                          survey=survey, kernel=kernel)
+    _check(q, k, v, mask, softcap, sinks, bias)
+    dtype = v.dtype
+    if not q.dtype == k.dtype == dtype == torch.float32:
+        wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.promote_types(dtype, torch.float32))
+        q, k, v = q.to(wide), k.to(wide), v.to(wide)
+    if bias is not None and bias.ndim < 4:
+        bias = bias[(None,) * (4 - bias.ndim)]
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    if scale <= 0:
+        # The fused kernel multiplies minus infinity by it.
+        q, scale = q * scale, 1.0
+    if kernel is None:
+        kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
+    elif why := _refusal(kernel, q, k, v, mask, softcap, sinks, bias):
+        raise KliegError(f"the {kernel} kernel cannot do this call: {why}; leave the kernel open or name another.")
+    if kernel == "fused":
+        output, lse = fused.attention(q, k, v, mask, scale=scale, bias=bias)
+    elif kernel == "packed":
+        output, lse = packed.attention(q, k, v, mask, scale=scale)
+    else:
+        run = dense.attention if kernel == "dense" else streamed.attention
+        output, lse = run(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
+    lse = lse.detach()
+    found = None if survey is None else survey_of(q, k, lse, mask, survey, scale=scale, softcap=softcap, bias=bias)
+    return Attention(output if output.dtype == dtype else output.to(dtype), lse, found, kernel)
+
+
+def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None, sinks: Tensor | None,
+           bias: Tensor | None) -> str:
+    """The quickest kernel that is exact for this call. A survey is a pass of its own after any of them."""
+    if packed.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
+        return "packed"
+    if fused.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
+        return "fused"
+    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= SMALL:
+        return "dense"
+    return "streamed"
+
+
+def _refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: float | None, sinks: Tensor | None,
+             bias: Tensor | None) -> str | None:
+    """Why a kernel that was asked for by name cannot do this call; None if it can."""
+    if kernel not in KERNELS:
+        raise KliegError(f"there is no kernel {kernel!r}." + nearest(kernel, list(KERNELS)))
+    module = {"fused": fused, "packed": packed}.get(kernel)
+    return module and module.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: float | None, sinks: Tensor | None,
+           bias: Tensor | None) -> None:
+    """One line that says what does not fit, before a kernel fails deep inside."""
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise KliegError(f"attend() got {_shapes(q, k, v)}; expected q (b, h, i, d), k (b, g, j, d), v (b, g, j, e).")
+    batch, heads, queries, width = q.shape
+    batch_k, groups, keys, width_k = k.shape
+    if batch_k != batch or width_k != width or v.shape[:3] != k.shape[:3]:
+        raise KliegError(f"attend() got {_shapes(q, k, v)}; expected one batch, q and k of one width, k and v of the "
+                         "same heads and keys.")
+    if not q.numel() or not k.numel():
+        raise KliegError(f"attend() got {_shapes(q, k, v)}; expected at least one query and one key.")
+    if heads % groups:
+        raise KliegError(f"attend() got {heads} query heads over {groups} key heads; expected a multiple.")
+    if softcap is not None and not softcap > 0:
+        raise KliegError(f"attend() got softcap {softcap}; expected a positive number, or None for no cap.")
+    if sinks is not None and sinks.shape != (heads,):
+        raise KliegError(f"attend() got sinks {tuple(sinks.shape)}; expected one for each head, ({heads},).")
+    full = batch, heads, queries, keys
+    if bias is not None and not _broadcasts(bias.shape, full):
+        raise KliegError(f"attend() got bias {tuple(bias.shape)}; expected a shape that broadcasts to {full}.")
+    for rule in mask.rules:
+        if rule.table is not None:
+            _check_table(rule.kind, rule.table, rule.size, full)
+
+
+def _check_table(kind: str, table: Tensor, first_slot: int, full: tuple[int, int, int, int]) -> None:
+    """A table covers all keys, and an explicit one all queries too; it may be longer."""
+    batch, _, queries, keys = full
+    if kind != "explicit":
+        if table.ndim != 2 or table.shape[0] not in (1, batch) or table.shape[1] < keys:
+            raise KliegError(f"Mask.{kind}() got {tuple(table.shape)}; expected (b, j) = ({batch}, {keys}).")
+        return
+    rows = table.shape[2] if table.ndim == 4 else 0
+    if (not _broadcasts(table.shape[:2], full[:2]) or first_slot > keys - queries or first_slot + rows < keys
+            or table.shape[3] < keys):
+        raise KliegError(f"Mask.explicit() got {tuple(table.shape)} from slot {first_slot}; expected (b or 1, h or 1, "
+                         f"i, j) that covers slots {keys - queries} to {keys - 1} and {keys} keys.")
+
+
+def _broadcasts(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
+    return len(shape) <= len(full) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(full), strict=False))
+
+
+def _shapes(q: Tensor, k: Tensor, v: Tensor) -> str:
+    return f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"

@@ -1,0 +1,212 @@
+"""The parts of a Transformer block, under the names that Hugging Face gives their tensors.
+
+Each part is a few lines of torch; attention goes through `attend()`, the one door, and shows
+what it computed to an observer when somebody watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from klieg.attention import Mask
+from klieg.cache import Cache
+from klieg.kernels import Attention, attend
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one call of attention saw and gave; shapes by the legend of attention.py."""
+
+    layer: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    unrotated_q: Tensor | None
+    unrotated_k: Tensor | None
+    mask: Mask
+    scale: float
+    attention: Attention
+
+
+Observer = Callable[[Observation], None]
+
+
+@dataclass(eq=False)
+class Context:
+    """What every layer of one forward pass shares."""
+
+    mask: Mask
+    rotation: tuple[Tensor, Tensor] | None = None
+    cache: Cache | None = None
+    observe: Observer | None = None
+    kernel: str | None = None
+
+
+class Linear(nn.Linear):
+    """x W^T + b, without first values: they come from a file, or from models.build()."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """A row for every id, without first values."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, computed in float32 (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * self.weight).to(x.dtype)
+
+
+def rotary(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles: two tensors (b or 1, 1, i, d)."""
+    angles = positions[:, None, :, None].float() * frequencies
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (x_m, x_{m+d/2}) by its position's angle (Su et al. 2021, RoFormer)."""
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(b, i, heads * d) -> (b, heads, i, d), a view."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(b, heads, i, d) -> (b, i, heads * d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attention_of(q: Tensor, k: Tensor, v: Tensor, layer: int, context: Context,
+                 unrotated_q: Tensor | None = None, unrotated_k: Tensor | None = None) -> Tensor:
+    """Cache, attend, observe: the steps that every self-attention has in common."""
+    if context.cache is not None:
+        k, v = context.cache.extend(layer, k, v)
+    attention = attend(q, k, v, context.mask, kernel=context.kernel)
+    if context.observe is not None:
+        context.observe(Observation(layer, q, k, v, unrotated_q, unrotated_k, context.mask,
+                                    q.shape[-1] ** -0.5, attention))
+    return attention.output
+
+
+class GroupedAttention(nn.Module):
+    """Llama's self-attention: rotary positions, `kv_heads` from all heads (MHA) to one (MQA)."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_width: int, layer: int, bias: bool) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.layer = heads, kv_heads, layer
+        self.q_proj = Linear(width, heads * head_width, bias=bias)
+        self.k_proj = Linear(width, kv_heads * head_width, bias=bias)
+        self.v_proj = Linear(width, kv_heads * head_width, bias=bias)
+        self.o_proj = Linear(heads * head_width, width, bias=bias)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        raw_q = split_heads(self.q_proj(x), self.heads)
+        raw_k = split_heads(self.k_proj(x), self.kv_heads)
+        v = split_heads(self.v_proj(x), self.kv_heads)
+        q, k = rotate(raw_q, context.rotation), rotate(raw_k, context.rotation)
+        return self.o_proj(join_heads(attention_of(q, k, v, self.layer, context, raw_q, raw_k)))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, width: int, inner: int, bias: bool) -> None:
+        super().__init__()
+        self.gate_proj = Linear(width, inner, bias=bias)
+        self.up_proj = Linear(width, inner, bias=bias)
+        self.down_proj = Linear(inner, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LlamaBlock(nn.Module):
+    """Pre-norm: x + attention(norm(x)), then x + SwiGLU(norm(x))."""
+
+    def __init__(self, width: int, inner: int, heads: int, kv_heads: int, head_width: int, layer: int,
+                 eps: float, attention_bias: bool, mlp_bias: bool) -> None:
+        super().__init__()
+        self.self_attn = GroupedAttention(width, heads, kv_heads, head_width, layer, attention_bias)
+        self.mlp = SwiGLU(width, inner, mlp_bias)
+        self.input_layernorm = RMSNorm(width, eps)
+        self.post_attention_layernorm = RMSNorm(width, eps)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), context)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class TransposedLinear(nn.Module):
+    """x W + b with W (in, out), the way GPT-2 stores its matrices."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+class JoinedAttention(nn.Module):
+    """GPT-2's self-attention: q, k and v from one matrix, every head with keys of its own."""
+
+    def __init__(self, width: int, heads: int, layer: int) -> None:
+        super().__init__()
+        self.heads, self.layer = heads, layer
+        self.c_attn = TransposedLinear(width, 3 * width)
+        self.c_proj = TransposedLinear(width, width)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = (split_heads(part, self.heads) for part in self.c_attn(x).chunk(3, dim=-1))
+        return self.c_proj(join_heads(attention_of(q, k, v, self.layer, context)))
+
+
+class FeedForward(nn.Module):
+    """GPT-2's two matrices with the tanh form of GELU between them."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.c_fc = TransposedLinear(width, inner)
+        self.c_proj = TransposedLinear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class GPT2Block(nn.Module):
+    """Pre-norm with LayerNorm: x + attention(ln_1(x)), then x + feed-forward(ln_2(x))."""
+
+    def __init__(self, width: int, inner: int, heads: int, layer: int, eps: float) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width, eps)
+        self.attn = JoinedAttention(width, heads, layer)
+        self.ln_2 = nn.LayerNorm(width, eps)
+        self.mlp = FeedForward(width, inner)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = x + self.attn(self.ln_1(x), context)
+        return x + self.mlp(self.ln_2(x))

@@ -1,0 +1,152 @@
+"""The masked scores of all queries and keys, of which only tiles are ever computed.
+
+The streamed kernel and the survey walk over the same tiles; this file says which tiles there
+are, which of them a mask hides altogether, and what stands in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from klieg.attention import Mask, Rule
+
+# Numbers in one tile: on a CPU it stays near the core, elsewhere it fills the device.
+_CPU_TILE, _DEVICE_TILE = 2**18, 2**25
+
+
+def narrow(mask: Mask, slots: range, keys: range) -> Mask:
+    """The mask without the rules that show all of these slots all of these keys.
+
+    Only the ranges are looked at, never the content of a table, so it is cheap.
+    """
+    left = tuple(rule for rule in mask.rules if not _shows_all(rule, slots, keys))
+    return mask if len(left) == len(mask.rules) else Mask(left)
+
+
+def _shows_all(rule: Rule, slots: range, keys: range) -> bool:
+    if rule.kind == "causal":
+        return keys[-1] <= slots[0]
+    if rule.kind == "prefix":
+        return keys[-1] <= slots[0] or keys[-1] < rule.size
+    if rule.kind == "window":
+        return max(slots[-1] - keys[0], keys[-1] - slots[0]) < rule.size
+    return False
+
+
+def reach(mask: Mask, slots: range, keys: range) -> range:
+    """The keys that these slots may see as far as it is cheap to know; the rest is hidden."""
+    start, stop = keys.start, keys.stop
+    for rule in mask.rules:
+        if rule.kind == "causal":
+            stop = min(stop, slots.stop)
+        elif rule.kind == "prefix":
+            stop = min(stop, max(slots.stop, rule.size))
+        elif rule.kind == "window":
+            start, stop = max(start, slots.start - rule.size + 1), min(stop, slots.stop + rule.size - 1)
+    return range(start, max(start, stop))
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """softcap(scale * q k^T) + bias under a mask, for q (b, h, i, d) and k (b, g, j, d).
+
+    q and k may be part of a longer text: row 0 of q stands at `first_slot` and row 0 of k is
+    key `first_key`. bias is of the part, (b or 1, h or 1, i or 1, j or 1); the mask is of the whole.
+    """
+
+    q: Tensor
+    k: Tensor
+    mask: Mask
+    scale: float
+    softcap: float | None
+    bias: Tensor | None
+    first_slot: int
+    first_key: int = 0
+
+    @staticmethod
+    def of(q: Tensor, k: Tensor, mask: Mask, *, scale: float, softcap: float | None, bias: Tensor | None) -> Scores:
+        """A whole text: the last query stands at the last key."""
+        return Scores(q, k, mask, scale, softcap, bias, k.shape[2] - q.shape[2])
+
+    def slots(self, rows: slice) -> range:
+        return range(self.first_slot + rows.start, self.first_slot + rows.stop)
+
+    def keys(self, columns: slice) -> range:
+        return range(self.first_key + columns.start, self.first_key + columns.stop)
+
+    def groups(self) -> Iterator[tuple[slice, slice, Scores]]:
+        """The same scores in shares of (batch, heads): long maps one key head at a time on a CPU.
+
+        A tile of one head is wide, which is what products, top-k and caches like.
+        """
+        batch, heads, queries, _ = self.q.shape
+        groups = self.k.shape[1]
+        if self.q.device.type != "cpu" or heads // groups * queries * self.k.shape[2] < _CPU_TILE:
+            yield slice(0, batch), slice(0, heads), self
+            return
+        for b in range(batch):
+            for g in range(groups):
+                texts, share = slice(b, b + 1), slice(g * heads // groups, (g + 1) * heads // groups)
+                yield texts, share, replace(
+                    self, q=self.q[texts, share], k=self.k[texts, g:g + 1], mask=_share(self.mask, texts, share),
+                    bias=None if self.bias is None else _of(self.bias, texts, share))
+
+    def rows(self, wide: int) -> Iterator[slice]:
+        """Blocks of queries, so small that a tile of `wide` keys is of a bounded size."""
+        size = _CPU_TILE if self.q.device.type == "cpu" else _DEVICE_TILE
+        step = max(16, size // (self.q.shape[0] * self.q.shape[1] * min(wide, self.k.shape[2])))
+        return _blocks(0, self.q.shape[2], step)
+
+    def columns(self, rows: slice, wide: int) -> Iterator[slice]:
+        """Blocks of at most `wide` keys, of the keys within reach of these rows."""
+        seen = reach(self.mask, self.slots(rows), self.keys(slice(0, self.k.shape[2])))
+        return _blocks(seen.start - self.first_key, seen.stop - self.first_key, wide)
+
+    def capped(self, rows: slice, columns: slice) -> Tensor:
+        """softcap(scale * q k^T): (b, h, i, j) of the tile."""
+        groups = self.k.shape[1]
+        q = (self.q[:, :, rows] * self.scale).unflatten(1, (groups, -1)).flatten(2, 3)     # (b, g, h/g * i, d)
+        s = (q @ self.k[:, :, columns].mT).view(len(q), -1, rows.stop - rows.start, columns.stop - columns.start)
+        return s if self.softcap is None else s.div_(self.softcap).tanh_().mul_(self.softcap)
+
+    def masked(self, capped: Tensor, rows: slice, columns: slice) -> Tensor:
+        """The tile with its bias, and -inf where the mask forbids; `capped` is left as it was."""
+        s = capped if self.bias is None else capped + part(self.bias, rows, columns).to(capped.dtype)
+        slots, keys = self.slots(rows), self.keys(columns)
+        mask = narrow(self.mask, slots, keys)
+        if not mask.rules:
+            return s
+        device = s.device
+        seen = mask.visible(torch.arange(slots.start, slots.stop, device=device),
+                            torch.arange(keys.start, keys.stop, device=device))
+        return s.masked_fill(~seen, -torch.inf)
+
+    def tile(self, rows: slice, columns: slice) -> Tensor:
+        """The masked scores: (b, h, i, j) of the tile."""
+        return self.masked(self.capped(rows, columns), rows, columns)
+
+
+def part(bias: Tensor, rows: slice, columns: slice) -> Tensor:
+    """The tile of a bias (b or 1, h or 1, i or 1, j or 1), a view that broadcasts as the bias does."""
+    return bias[:, :, rows if bias.shape[2] > 1 else slice(None), columns if bias.shape[3] > 1 else slice(None)]
+
+
+def _share(mask: Mask, batch: slice, heads: slice) -> Mask:
+    """The mask of some texts and heads."""
+    return Mask(tuple(rule if rule.table is None else replace(rule, table=_of(rule.table, batch, heads))
+                      for rule in mask.rules))
+
+
+def _of(table: Tensor, batch: slice, heads: slice) -> Tensor:
+    """Some texts and heads of a table that may be one for all of them; a 2-D table has no heads."""
+    if len(table) > 1:
+        table = table[batch]
+    return table[:, heads] if table.ndim == 4 and table.shape[1] > 1 else table
+
+
+def _blocks(start: int, stop: int, step: int) -> Iterator[slice]:
+    return (slice(at, min(at + step, stop)) for at in range(start, stop, step))

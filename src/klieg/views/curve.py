@@ -1,0 +1,39 @@
+"""The loss of a training run against its steps, as a picture."""
+
+from __future__ import annotations
+
+from klieg.views.palette import LIGHT, Paint, Theme
+from klieg.views.picture import FAINT, PAPER, Link, Mark, Picture, Rule, Span, Text
+
+WIDTH, HEIGHT, LEFT, TOP = 720.0, 320.0, 64.0, 56.0
+POINTS = 360  # a longer run is thinned to this many means, one for every two pixels
+
+
+def curve(training: list[tuple[int, float]], validation: list[tuple[int, float]], theme: Theme = LIGHT) -> Picture:
+    """Points are (step, loss in nats a token). The training line is a mean over neighbouring steps where it is thinned."""
+    every = -(-len(training) // POINTS)
+    thinned = [_mean(training[n:n + every]) for n in range(0, len(training), every)]
+    values = [loss for _, loss in (*thinned, *validation)]
+    low, high, last = min(values), max(values), max(step for step, _ in training)
+    span = (high - low) or 1.0
+
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        return LEFT + WIDTH * point[0] / last, TOP + HEIGHT * (high - point[1]) / span
+
+    marks: list[Mark] = [Rule(LEFT, TOP + HEIGHT, WIDTH, 0), Rule(LEFT, TOP, 0, HEIGHT)]
+    for loss in (low, (low + high) / 2, high):
+        marks.append(Text(LEFT - 8, at((0, loss))[1] - 10, (Span(f"{loss:.2f}", FAINT),), "end", 11))
+    for step in (0, last // 2, last):
+        marks.append(Text(at((step, low))[0], TOP + HEIGHT + 6, (Span(f"{step:,}", FAINT),), "middle", 11))
+    for points, paint, name in ((thinned, Paint("ink3"), "training"), (validation, Paint("output"), "validation")):
+        marks += [Link(*at(a), *at(b), 0.15, paint, f"{name}: step {b[0]:g}, {b[1]:.4f}")
+                  for a, b in zip(points, points[1:], strict=False)]
+    title = (Span("loss, nats a token   ", bold=True), Span(f"training {thinned[-1][1]:.3f}", FAINT))
+    if validation:
+        title += (Span(f"   validation {validation[-1][1]:.3f}", Paint("output")),)
+    marks.append(Text(LEFT, 16, title))
+    return Picture(LEFT + WIDTH + 40, TOP + HEIGHT + 40, tuple(marks), "loss against training steps", theme, PAPER)
+
+
+def _mean(points: list[tuple[int, float]]) -> tuple[float, float]:
+    return sum(p[0] for p in points) / len(points), sum(p[1] for p in points) / len(points)

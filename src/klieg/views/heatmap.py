@@ -1,0 +1,286 @@
+"""One head's map as a picture: queries down, keys across, a number in every cell that has room.
+
+What the mask hides is a dot. What does not fit is left out in whole rows and columns, the
+picture says which tokens those are and how much of the chosen token's weight they hold.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from klieg.errors import KliegError, nearest
+from klieg.trace import Call, Trace
+from klieg.views.focus import chosen, values
+from klieg.views.glyphs import crop, safe, width
+from klieg.views.palette import LIGHT, Paint, Theme
+from klieg.views.picture import FAINT, INK, PAPER, Cell, Mark, Medium, Picture, Ramp, Rule, Span, Text
+from klieg.views.scale import Scale, fit
+from klieg.views.words import phrase, say
+
+STAGES = ("dot", "scaled", "masked", "weights")
+MOST = 96        # rows and columns on paper; more could not be told apart
+LABEL = 14       # columns of a token's label
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the cells are: the tokens shown, the corner, the size of a cell, and the decimals inside it."""
+
+    shown: range
+    left: float
+    top: float
+    width: float
+    height: float
+    gap: float
+    decimals: int | None
+    labels: tuple[str, ...]
+    turned: bool
+
+    def x(self, key: int) -> float:
+        return self.left + (key - self.shown.start) * (self.width + self.gap)
+
+    def y(self, query: int) -> float:
+        return self.top + (query - self.shown.start) * (self.height + self.gap)
+
+    @property
+    def right(self) -> float:
+        return self.x(self.shown.stop) - self.gap
+
+    @property
+    def bottom(self) -> float:
+        return self.y(self.shown.stop) - self.gap
+
+
+def heatmap(trace: Trace, layer: int, head: int, stage: str = "weights", scale: str = "linear", theme: Theme = LIGHT, *,
+            token: int | None = None, medium: Medium = PAPER, room: float | None = None, finest: int = 4,
+            most: int = MOST, heading: str | None = None, language: str = "en") -> Picture:
+    """The map of one head at one stage (dot, scaled, masked or weights) on one scale (linear, log or no-first).
+
+    room: the columns there are in a terminal, and finest: decimals of scores there; paper takes what it needs.
+    most: rows and columns; heading: in place of the layer and the head.
+    """
+    if stage not in STAGES:
+        raise KliegError(f"there is no stage {stage!r}." + nearest(stage, list(STAGES)))
+    call, token = trace[layer], chosen(trace, token)
+    numbers = getattr(call.stages(head), stage).tolist()
+    seen = call.visible(head, slice(None), slice(None)).tolist()
+    table = numbers if stage in ("dot", "scaled") else [values(n, s) for n, s in zip(numbers, seen, strict=True)]
+    beside = 9 if stage == "weights" else 0
+    grid = _grid([safe(t) for t in trace.tokens], table, token, medium, room, most, finest, beside)
+    ramp = fit(stage, scale, [row[:] for row in table])
+    place = say("layer and head", language, layer=layer, head=head)
+    name = f"{say(stage, language)} = {formula(call, stage)}"
+    title = _title(place if heading is None else heading, say(stage, language), formula(call, stage), medium)
+    marks: list[Mark] = [*title, *_labels(grid, token, medium)]
+    marks += _cells(grid, table, ramp, medium, say(stage, language))
+    if stage == "weights":
+        marks += _sums(grid, table, medium, language)
+    if medium is PAPER and token in grid.shown:
+        marks.append(_frame(grid.left, grid.y(token), grid.right, grid.y(token) + grid.height, Paint("query"), 2))
+    feet, height = _foot(grid, table, stage, ramp, trace, token, medium, language)
+    marks += feet
+    across = max(_reach(mark, medium) for mark in marks)
+    return Picture(across if room is None else min(across, room), height, tuple(marks),
+                   safe(f"{trace.model}: {place}, {name}"), theme, medium)
+
+
+def formula(call: Call, stage: str) -> str:
+    """What the numbers of a stage are, in one line."""
+    d = call.q.shape[-1]
+    dot = f"QKᵀ / √{d}" if abs(call.scale * d ** 0.5 - 1) < 1e-9 else f"{call.scale:.6g} · QKᵀ"
+    scaled = dot if call.softcap is None else f"{call.softcap:g} · tanh({dot} / {call.softcap:g})"
+    scaled += "" if call.bias is None else " + bias"
+    return {"dot": "QKᵀ", "scaled": scaled, "masked": f"{scaled} + mask", "weights": f"softmax({scaled} + mask)"}[stage]
+
+
+def number(value: float, decimals: int, medium: Medium) -> str:
+    """A number with the medium's minus sign; never minus zero."""
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", medium.minus)
+
+
+def percent(share: float) -> str:
+    """A share as whole percents, or with as many digits as a small one needs."""
+    points = 100 * share
+    if 99 < points < 100:
+        return f"{points:.2f} %" if points < 99.995 else "> 99.99 %"
+    return f"{points:.0f} %" if points >= 1 or points == 0 else f"{points:.2g} %"
+
+
+def spread(first: int, last: int) -> str:
+    """first–last, or the one number where they are the same."""
+    return f"{first}" if first == last else f"{first}–{last}"
+
+
+def ranges(ends: list[tuple[int, int]], language: str) -> str:
+    """Ranges of numbers in words; empty ones are not named."""
+    return say("and", language).join(spread(a, b) for a, b in ends if a <= b)
+
+
+def _grid(labels: list[str], table: list[list[float | None]], token: int, medium: Medium, room: float | None,
+          most: int, finest: int, beside: int) -> Grid:
+    """The tokens that fit around the chosen one, with the most decimals that fit."""
+    if medium is PAPER:
+        shown = _window(len(labels), token, most)
+        cell = min(max(900 / len(shown), 11), 42 if len(shown) <= 8 else 38)
+        longest = max(width(labels[t]) for t in shown) * medium.char
+        turned = longest > cell + 4
+        left = min(longest, LABEL * medium.char) + 12
+        above = 0.75 * min(longest, LABEL * medium.char) + 8 if turned else 20
+        return Grid(shown, left, 2 * medium.line + 26 + above, cell, min(cell, 34), 1 if cell > 14 else 0,
+                    _decimals(table, shown, (cell - 2) / 6.4, medium), tuple(crop(label, LABEL) for label in labels), turned)
+    gutter = min(max(map(width, labels)), LABEL) + 1
+    left_over = (room or 100) - gutter - beside
+    for decimals in (4, 2, 4) if beside else (finest, 2):
+        cell = _longest(table, range(len(labels)), decimals, medium) + 2
+        if cell * len(labels) <= left_over:
+            break
+    shown = _window(len(labels), token, max(min(int(left_over // cell), most), 1))
+    cropped = tuple(crop(label, cell - 2) if i in shown else label for i, label in enumerate(labels))
+    return Grid(shown, gutter, 2, cell, 1, 0, decimals, cropped, False)
+
+
+def _window(count: int, token: int, most: int) -> range:
+    """At most `most` neighbouring tokens around one; a third of them after it, where there are so many."""
+    start = max(min(token - 2 * most // 3, count - most), 0)
+    return range(start, min(start + most, count))
+
+
+def _longest(table: list[list[float | None]], shown: range, decimals: int, medium: Medium) -> int:
+    return max((len(number(v, decimals, medium)) for i in shown for v in table[i] if v is not None), default=1)
+
+
+def _decimals(table: list[list[float | None]], shown: range, columns: float, medium: Medium) -> int | None:
+    """Two decimals if every number then fits its cell, else one where numbers are large, else None: no figures."""
+    large = any(abs(v) >= 10 for i in shown for v in table[i] if v is not None)
+    return next((d for d in ((2, 1) if large else (2,)) if _longest(table, shown, d, medium) <= columns), None)
+
+
+def _title(heading: str, name: str, formula: str, medium: Medium) -> list[Mark]:
+    """A heading and the name of the numbers with their formula: two lines on paper, one in a terminal."""
+    bold = Span(heading, INK, bold=True)
+    if medium is PAPER:
+        return [Text(0, 0, (bold,), size=16), Text(0, medium.line + 2, (Span(f"{name} = {formula}", Paint("ink2")),))]
+    return [Text(0, 0, (bold, Span(f"   {name}" if heading else name, INK), Span(f" = {formula}", FAINT)))]
+
+
+def _labels(grid: Grid, token: int, medium: Medium) -> list[Mark]:
+    """Keys above the columns, queries before the rows; wide characters are drawn larger."""
+    marks: list[Mark] = []
+    for i in grid.shown:
+        label = grid.labels[i]
+        size = 13 if medium is not PAPER else min(15 if width(label) > len(label) else 13, max(grid.height - 1, 8))
+        row, column = (Span(label, Paint(role), bold=i == token and role == "query") for role in ("query", "key"))
+        if medium is PAPER:
+            middle = grid.x(i) + grid.width / 2
+            marks.append(Text(middle, grid.top - medium.line - 3, (column,), "start" if grid.turned else "middle", size,
+                              turn=-45 if grid.turned else 0))
+            marks.append(Text(grid.left - 10, grid.y(i) + (grid.height - medium.line) / 2, (row,), "end", size))
+        else:
+            marks.append(Text(grid.x(i) + grid.width - 1, grid.top - 1, (column,), "end"))
+            row = Span(crop(label, int(grid.left) - 1), row.paint, row.bold)
+            marks.append(Text(grid.left - 1, grid.y(i), (row,), "end"))
+    return marks
+
+
+def _cells(grid: Grid, table: list[list[float | None]], ramp: Scale, medium: Medium, name: str) -> list[Mark]:
+    cells: list[Mark] = []
+    for i in grid.shown:
+        for j in grid.shown:
+            value, pair = table[i][j], f"query {grid.labels[i]}, key {grid.labels[j]}"
+            hidden = ramp.hides_first and j == 0
+            digits = "" if value is None or grid.decimals is None else number(value, grid.decimals, medium)
+            cells.append(Cell(
+                grid.x(j), grid.y(i), grid.width, grid.height, value,
+                FAINT if value is None else Paint(ramp.ramp, ramp.at(value)), digits,
+                f"{pair}, masked" if value is None else f"{pair}, {name} {value:.6g}",
+                "masked" if value is None else "hidden" if hidden else "shown"))
+    return cells
+
+
+def _sums(grid: Grid, table: list[list[float | None]], medium: Medium, language: str) -> list[Mark]:
+    """The row sums, on the right: each is 1 unless the model has a learned sink."""
+    right, height = grid.right + (2 if medium is not PAPER else 12), 0 if medium is not PAPER else medium.line
+    size = min(12, max(grid.height - 1, 8))
+    wide = 6 if medium is not PAPER else 6 * size * 0.56
+    marks: list[Mark] = [Text(right + wide, grid.top - 1 if medium is not PAPER else grid.top - height - 3,
+                              (Span(say("sum", language), FAINT),), "end", 12)]
+    for i in grid.shown:
+        total = sum(v for v in table[i] if v is not None)
+        y = grid.y(i) + (grid.height - height) / 2 if medium is PAPER else grid.y(i)
+        marks.append(Text(right + wide, y, (Span(number(total, 4, medium), FAINT),), "end", size))
+    return marks
+
+
+def _frame(left: float, top: float, right: float, bottom: float, paint: Paint, thickness: float,
+           dashed: bool = False) -> Rule:
+    """A frame just outside some cells."""
+    return Rule(left - thickness, top - thickness, right - left + 2 * thickness, bottom - top + 2 * thickness, paint,
+                thickness, dashed)
+
+
+def _foot(grid: Grid, table: list[list[float | None]], stage: str, ramp: Scale, trace: Trace, token: int,
+          medium: Medium, language: str) -> tuple[list[Mark], float]:
+    """The colour bar, the first token's share, and what is left out; and how high the picture is with them."""
+    paper = medium is PAPER
+    low, high = (("≤ " if ramp.log else "") + limit(ramp.low, medium), limit(ramp.high, medium))
+    marks: list[Mark] = []
+    y = grid.bottom + (10 if paper else 0)
+    if paper:
+        marks.append(Ramp(0, 2 * medium.line + 6, max(min(grid.right, 240), 150), 8, ramp.ramp, low, high))
+        if ramp.hides_first or (stage == "weights" and 0 in grid.shown):
+            marks.append(_frame(grid.left, grid.top, grid.left + grid.width, grid.bottom, FAINT, 1, dashed=True))
+    said = _said(grid, table, stage, ramp, trace, token, language)
+    for spans in said:
+        marks.append(Text(0 if paper else grid.left, y, spans, size=12))
+        y += medium.line
+    if not paper:
+        marks.append(Ramp(grid.left, y, 12, 1, ramp.ramp, low, high))
+        y += 1
+    return marks, y + (2 if paper else 0)
+
+
+def bound(error: float) -> str:
+    """An error as a bound that holds: rounded up to two digits."""
+    if error == 0:
+        return "0"
+    exponent = math.floor(math.log10(error)) - 1
+    return f"{math.ceil(error / 10.0 ** exponent) * 10.0 ** exponent:.1e}".replace("e-0", "e-")
+
+
+def limit(value: float, medium: Medium) -> str:
+    """A limit of a colour bar."""
+    return f"{value:.4g}".replace("e-0", "e-").replace("-", medium.minus)
+
+
+def _said(grid: Grid, table: list[list[float | None]], stage: str, ramp: Scale, trace: Trace, token: int,
+          language: str) -> list[tuple[Span, ...]]:
+    """The lines under the map."""
+    lines = []
+    if stage == "masked" and any(v is None for row in table for v in row):
+        lines.append(phrase("future", language))
+    later = [row[0] for row in table[1:] if row[0] is not None]
+    if stage == "weights" and later:
+        share, rows = percent(sum(later) / len(later)), spread(1, len(table) - 1)
+        lines.append(phrase("hidden" if ramp.hides_first else "sink", language, share=share, rows=rows))
+    count = len(table)
+    if len(grid.shown) < count:
+        tokens = ranges([(0, grid.shown.start - 1), (grid.shown.stop, count - 1)], language)
+        if stage == "weights":
+            outside = sum(v for j, v in enumerate(table[token]) if v is not None and j not in grid.shown)
+            lines.append(phrase("left out", language, tokens=tokens, share=percent(outside),
+                                token=Span(safe(trace.tokens[token]), Paint("query"))))
+        else:
+            lines.append(phrase("left out of", language, tokens=tokens))
+    return lines
+
+
+def _reach(mark: Mark, medium: Medium) -> float:
+    """The right end of a mark, with its words."""
+    if isinstance(mark, Text):
+        long = mark.columns * medium.char * (mark.size / 13 if medium is PAPER else 1)
+        return mark.x + {"start": long * (0.71 if mark.turn else 1), "middle": long / 2, "end": 0}[mark.anchor]
+    if isinstance(mark, Ramp):
+        return mark.x + mark.width + (len(mark.low) + len(mark.high) + 2) * medium.char
+    return mark.x + mark.width

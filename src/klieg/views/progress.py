@@ -1,0 +1,40 @@
+"""A training run on the screen: a bar with loss, speed and time left, or plain lines in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Step(Protocol):
+    """What a step of training tells."""
+
+    step: int
+    steps: int
+    loss: float
+    validation_loss: float | None
+    tokens_per_second: float
+
+
+S = TypeVar("S", bound=Step)
+LINE_EVERY = 50  # steps between lines where there is no terminal
+
+
+def watched(run: Iterable[S], start: int, console: Console) -> Iterator[S]:
+    """Yields the steps and shows them as they come; `start` is the step the run goes on from."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = None
+        for step in run:
+            if task is None:
+                task = bar.add_task("training", total=step.steps, completed=start)
+            said = f"loss {step.loss:.3f} · {step.tokens_per_second:,.0f} tokens/s"
+            bar.update(task, completed=step.step, description=said)
+            if step.validation_loss is not None:
+                console.print(f"step {step.step}: validation loss {step.validation_loss:.4f}, training {said}")
+            elif not console.is_terminal and step.step % LINE_EVERY == 0:
+                console.print(f"step {step.step}/{step.steps}: {said}")
+            yield step

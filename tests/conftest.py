@@ -1,0 +1,22 @@
+"""What every test runs under: one thread, fresh memory full of NaN, the same examples each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("klieg", derandomize=True, deadline=None, max_examples=30)
+settings.load_profile("klieg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _uninitialized_memory_is_nan() -> Iterator[None]:
+    """Whoever reads what he never wrote gets NaN; torch fills fresh memory in its deterministic mode."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)

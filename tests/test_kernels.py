@@ -1,0 +1,408 @@
+"""Every kernel against the formula in float64, and no worse than plain PyTorch at its own precision.
+
+The formula is written out here once more, with torch.softmax and nothing of Klieg in it. In
+float64 it is the truth; in the precision of the kernel it is what PyTorch gives without us, and
+a kernel may err twice as much as that, plus a few units in the last place for the rows that
+plain PyTorch gets exactly right by luck (a row of one key, say).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from klieg import tiles
+from klieg.attention import Mask
+from klieg.errors import KliegError
+from klieg.kernels import KERNELS, attend, choose, fused, packed, streamed
+
+NOTHING = {"softcap": None, "sinks": None, "bias": None}
+
+
+def formula(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, *, scale: float, softcap: float | None,
+            sinks: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp in the type of q; seen (b, h, i, j), True = may attend."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    s = torch.einsum("bhid,bhjd->bhij", q, k) * scale
+    if softcap is not None:
+        s = torch.tanh(s / softcap) * softcap
+    if bias is not None:
+        s = s + bias.to(s)
+    hidden = ~seen | torch.isneginf(s)
+    s = s.masked_fill(hidden, -1e30 if s.dtype == torch.float64 else torch.finfo(s.dtype).min)
+    blind = hidden.all(-1, keepdim=True)
+    if sinks is None:
+        w = torch.softmax(s, dim=-1).masked_fill(blind, 0)
+        lse = torch.logsumexp(s, dim=-1).masked_fill(blind[..., 0], -torch.inf)
+    else:
+        more = torch.cat([s, sinks.to(s)[:, None, None].expand(*s.shape[:-1], 1)], dim=-1)
+        w, lse = torch.softmax(more, dim=-1)[..., :-1], torch.logsumexp(more, dim=-1)
+    return torch.einsum("bhij,bhje->bhie", w.masked_fill(hidden, 0), v), lse
+
+
+@dataclass
+class Call:
+    """One call of attend(), in float64; `at` rounds it to a narrower type."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Mask
+    seen: Tensor
+    options: dict = field(default_factory=lambda: dict(NOTHING))
+    scale: float | None = None
+
+    def at(self, dtype: torch.dtype) -> Call:
+        options = {name: x.to(dtype) if isinstance(x, Tensor) else x for name, x in self.options.items()}
+        return Call(self.q.to(dtype), self.k.to(dtype), self.v.to(dtype), self.mask, self.seen, options, self.scale)
+
+    def formula(self) -> tuple[Tensor, Tensor]:
+        scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        return formula(self.q, self.k, self.v, self.seen, scale=scale, **self.options)
+
+    def kernels(self) -> list[str]:
+        able = {"fused": fused, "packed": packed}
+        return [kernel for kernel in KERNELS if kernel not in able
+                or able[kernel].refusal(self.q, self.k, self.v, self.mask, **self.options) is None]
+
+
+def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Mask, Tensor]]:
+    """Every kind of mask, with its table of (b, h, i, j) made another way."""
+    random = torch.Generator().manual_seed(3)
+    all_ = torch.ones(batch, heads, queries, keys, dtype=torch.bool)
+    causal = all_.tril(keys - queries)
+
+    def window(size: int) -> Tensor:
+        return all_.tril(keys - queries + size - 1).triu(keys - queries - size + 1)
+
+    real = torch.rand(batch, keys, generator=random) < 0.8
+    left = torch.ones(batch, keys, dtype=torch.bool)
+    left[0, :keys // 2 + 1] = False                              # the queries before it see nothing
+    ids = torch.randint(0, 4, (batch, keys), generator=random).sort(dim=1).values
+    same = torch.nn.functional.one_hot(ids).float()
+    same = (same @ same.mT > 0)[:, None, keys - queries:]
+    table = torch.rand(1, heads, queries, keys, generator=random) < 0.5
+    table[:, :, 0] = False                                       # and the first query here
+    prefix = causal.clone()
+    prefix[..., :keys // 3] = True
+    return {
+        "none": (Mask(), all_),
+        "causal": (Mask.causal(), causal),
+        "window": (Mask.window(9), window(9)),
+        "causal window": (Mask.causal() & Mask.window(20), causal & window(20)),
+        "prefix": (Mask.prefix(keys // 3), prefix),
+        "padding": (Mask.padding(real), all_ & real[:, None, None]),
+        "causal left padding": (Mask.causal() & Mask.padding(left), causal & left[:, None, None]),
+        "documents": (Mask.documents(ids), all_ & same),
+        "causal documents": (Mask.causal() & Mask.documents(ids), causal & same),
+        "explicit": (Mask.explicit(table, first_slot=keys - queries), all_ & table),
+        "all at once": (Mask.causal() & Mask.window(50) & Mask.padding(real) & Mask.documents(ids),
+                        causal & window(50) & real[:, None, None] & same)}
+
+
+def call(mask: str = "causal", *, batch: int = 2, heads: int = 4, groups: int = 2, queries: int = 45, keys: int = 45,
+         width: int = 32, value_width: int | None = None, seed: int = 0) -> Call:
+    random = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(batch, n, m, d, dtype=torch.float64, generator=random) for n, m, d in (
+        (heads, queries, width), (groups, keys, width), (groups, keys, value_width or width)))
+    return Call(q, k, v, *masks(batch, heads, queries, keys)[mask])
+
+
+def options(name: str, heads: int, queries: int, keys: int) -> dict:
+    random = torch.Generator().manual_seed(5)
+    bias = torch.randn(1, heads, queries, keys, dtype=torch.float64, generator=random)
+    sinks = torch.randn(heads, dtype=torch.float64, generator=random)
+    blinding = torch.randn(queries, keys, dtype=torch.float64, generator=random)
+    blinding[-1] = -torch.inf
+    return {**NOTHING, **{
+        "none": {}, "softcap": {"softcap": 2.0}, "sinks": {"sinks": sinks}, "bias": {"bias": bias},
+        "row of bias": {"bias": bias[:, :, :1]}, "blinding bias": {"bias": blinding},
+        "all": {"softcap": 2.0, "sinks": sinks, "bias": bias}}[name]}
+
+
+def assert_no_worse(found: Tensor, plain: Tensor, truth: Tensor, what: str) -> None:
+    """At most twice the error of plain PyTorch, in the mean square and in the worst number.
+
+    The floor is what rounding the answer to its own type costs at the size it has here.
+    """
+    hidden = torch.isneginf(truth)
+    assert torch.equal(torch.isneginf(found), hidden), f"{what}: not the same rows are blind"
+    found, plain, truth = (x.masked_fill(hidden, 0).double() for x in (found, plain, truth))
+    size = truth.abs().max().item()
+    for norm in (lambda x: x.square().mean().sqrt().item(), lambda x: x.abs().max().item()):
+        error, allowed = norm(found - truth), 2 * norm(plain - truth) + 4 * EPSILON * size
+        assert error <= allowed, f"{what}: off by {error:.2e}, plain PyTorch by {norm(plain - truth):.2e}"
+
+
+EPSILON = torch.finfo(torch.float32).eps
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 16 rows and 32 keys, so that short texts have many."""
+    monkeypatch.setattr(streamed, "KEYS", 32)
+    monkeypatch.setattr(tiles, "_CPU_TILE", 16)
+
+
+def check(exact: Call, dtype: torch.dtype) -> None:
+    here = exact.at(dtype)
+    # What the types could not hold is not the kernel's fault: the truth starts from rounded inputs.
+    truth, truth_lse = here.at(torch.float64).formula()
+    plain, plain_lse = here.formula()
+    assert here.kernels(), "no kernel to test"
+    for kernel in here.kernels():
+        found = attend(here.q, here.k, here.v, here.mask, scale=here.scale, kernel=kernel, **here.options)
+        assert found.kernel == kernel
+        assert found.output.dtype == dtype and found.lse.dtype == torch.promote_types(dtype, torch.float32)
+        assert_no_worse(found.output, plain, truth, f"{kernel} output")
+        assert_no_worse(found.lse, plain_lse, truth_lse, f"{kernel} lse")
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("mask", list(masks(1, 1, 1, 9)))
+@pytest.mark.parametrize("option", ["none", "softcap", "sinks", "bias", "row of bias", "blinding bias", "all"])
+@pytest.mark.parametrize("queries", [45, 77])
+def test_every_mask_and_option(dtype: torch.dtype, mask: str, option: str, queries: int) -> None:
+    exact = call(mask, queries=queries, keys=77)
+    exact.options = options(option, 4, queries, 77)
+    check(exact, dtype)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("width", [1, 32, 33, 64, 128, 256])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 70), (33, 33), (5, 131)])
+def test_every_width_and_ragged_lengths(dtype: torch.dtype, width: int, queries: int, keys: int) -> None:
+    check(call("causal", width=width, queries=queries, keys=keys), dtype)
+    check(call("causal", width=width, queries=queries, keys=keys, value_width=17), dtype)
+
+
+@pytest.mark.parametrize(("heads", "groups", "batch"), [(1, 1, 1), (6, 6, 1), (6, 2, 3), (6, 1, 1)])
+@pytest.mark.parametrize("mask", ["causal", "causal left padding", "explicit"])
+def test_grouped_heads_in_tiles_of_the_real_size(heads: int, groups: int, batch: int, mask: str) -> None:
+    check(call(mask, heads=heads, groups=groups, batch=batch, queries=300, keys=523, width=16), torch.float32)
+
+
+def test_a_scale_of_ones_own_and_large_scores() -> None:
+    exact = call("causal", queries=60, keys=60)
+    exact.scale = 3.0                                            # scores up to 50: no overflow, no flat rows
+    check(exact, torch.float32)
+    for scale in (0.0, -0.3):                                    # the fused operator would give NaN
+        exact.scale = scale
+        check(exact, torch.float32)
+
+
+def test_strided_and_expanded_inputs() -> None:
+    """Heads split from one matrix, a last axis of stride 45, and one text for the whole batch."""
+    exact = call("causal documents").at(torch.float32)
+    q = exact.q.transpose(1, 2).contiguous().transpose(1, 2)
+    k = exact.k.mT.contiguous().mT
+    v = exact.v[:1].expand_as(exact.v)
+    truth, _ = Call(q.double(), k.double(), v.double(), exact.mask, exact.seen).formula()
+    for kernel in exact.kernels():
+        torch.testing.assert_close(attend(q, k, v, exact.mask, kernel=kernel).output.double(), truth, atol=2e-6, rtol=0)
+
+
+def gradients(run: Callable[..., Tensor], exact: Call, weight: Tensor, trained_bias: bool) -> list[Tensor]:
+    leaves = [exact.q, exact.k, exact.v, exact.options["sinks"], exact.options["bias"] if trained_bias else None]
+    leaves = [x if x is None else x.detach().clone().requires_grad_() for x in leaves]
+    given = {**exact.options, "sinks": leaves[3]} | ({"bias": leaves[4]} if trained_bias else {})
+    out = run(*leaves[:3], given)
+    return list(torch.autograd.grad(out, [x for x in leaves if x is not None], weight.to(out.dtype)))
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("mask", ["causal", "causal left padding", "causal documents", "explicit", "window", "none"])
+@pytest.mark.parametrize("option", ["none", "softcap", "bias", "row of bias", "blinding bias", "all"])
+def test_gradients(dtype: torch.dtype, mask: str, option: str) -> None:
+    exact = call(mask, queries=45 if option != "none" else 77, keys=77, value_width=32 if option != "all" else 9)
+    exact.options = options(option, 4, exact.q.shape[2], 77)
+    weight = torch.randn(*exact.q.shape[:3], exact.v.shape[3], generator=torch.Generator().manual_seed(1))
+    here = exact.at(dtype)
+    weight = weight.to(dtype).double()
+    trained = here.options["bias"] is not None
+
+    def plain(q: Tensor, k: Tensor, v: Tensor, given: dict) -> Tensor:
+        return Call(q, k, v, here.mask, here.seen, given).formula()[0]
+
+    for kernel in KERNELS:
+        for bias in ({False} if not trained else {True} if kernel in ("dense", "streamed") else {False}):
+            if kernel not in here.kernels():
+                continue
+
+            def run(q: Tensor, k: Tensor, v: Tensor, given: dict, kernel: str = kernel) -> Tensor:
+                return attend(q, k, v, here.mask, kernel=kernel, **given).output
+
+            truths = gradients(plain, here.at(torch.float64), weight, bias)
+            ours, theirs = gradients(run, here, weight, bias), gradients(plain, here, weight, bias)
+            for name, a, b, c in zip(["q", "k", "v", "4th", "5th"], ours, theirs, truths, strict=False):
+                assert a.dtype == b.dtype
+                assert_no_worse(a, b, c, f"{kernel} gradient of {name}")
+
+
+@pytest.mark.parametrize("kernel", ["dense", "streamed"])
+@pytest.mark.usefixtures("small_tiles")
+def test_gradients_by_finite_differences(kernel: str) -> None:
+    exact = call("causal left padding", batch=1, heads=2, groups=1, queries=3, keys=5, width=2, value_width=3)
+    sinks, bias = torch.randn(2, dtype=torch.float64), torch.randn(2, 1, 5, dtype=torch.float64)
+
+    def run(*inputs: Tensor) -> Tensor:
+        q, k, v, sinks, bias = inputs
+        return attend(q, k, v, exact.mask, softcap=1.5, sinks=sinks, bias=bias, kernel=kernel).output
+
+    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (exact.q, exact.k, exact.v, sinks, bias)])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_only_the_output_carries_gradients(kernel: str) -> None:
+    exact = call("causal documents").at(torch.float32)
+    found = attend(exact.q.requires_grad_(), exact.k, exact.v, exact.mask, kernel=kernel)
+    assert found.output.requires_grad and not found.lse.requires_grad
+
+
+@pytest.mark.usefixtures("small_tiles")
+@given(st.data())
+def test_streamed_is_dense(data: st.DataObject) -> None:
+    keys = data.draw(st.integers(1, 70))
+    queries = data.draw(st.integers(1, keys))
+    groups, repeat, batch = (data.draw(st.integers(1, 3)) for _ in range(3))
+    width, value_width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    mask = data.draw(st.sampled_from(list(masks(1, 1, 1, 9))))
+    exact = call(mask, batch=batch, heads=groups * repeat, groups=groups, queries=queries, keys=keys, width=width,
+                 value_width=value_width, seed=data.draw(st.integers(0, 99)))
+    option = options(data.draw(st.sampled_from(["none", "softcap", "sinks", "bias", "all"])), groups * repeat, queries,
+                     keys)
+    dense, other = (attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel, **option)
+                    for kernel in ("dense", "streamed"))
+    torch.testing.assert_close(other.output, dense.output, atol=1e-13, rtol=0)
+    torch.testing.assert_close(other.lse, dense.lse, atol=1e-13, rtol=0)
+
+
+class _Largest(TorchDispatchMode):
+    """The largest tensor that any operator gives."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None) -> object:
+        result = function(*args, **(kwargs or {}))
+        for x in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(x, Tensor):
+                self.numbers = max(self.numbers, x.untyped_storage().nbytes() // x.element_size())
+        return result
+
+
+@pytest.mark.parametrize("mask", ["causal", "causal window", "causal documents", "padding"])
+def test_streamed_never_holds_the_map(mask: str) -> None:
+    exact = call(mask, batch=1, heads=2, groups=1, queries=2048, keys=2048, width=8).at(torch.float32)
+    with _Largest() as seen:
+        found = attend(exact.q.requires_grad_(), exact.k, exact.v, exact.mask, kernel="streamed")
+        found.output.sum().backward()
+    assert 0 < seen.numbers <= 2**18 < 2048**2
+    plain, lse = exact.formula()
+    torch.testing.assert_close(found.output, plain, atol=2e-6, rtol=0)
+    torch.testing.assert_close(found.lse, lse, atol=4e-6, rtol=0)
+
+
+def test_keys_out_of_reach_are_not_touched() -> None:
+    """With a window, NaN in keys that nobody can see does no harm and costs nothing."""
+    exact = call("causal window", queries=3, keys=900).at(torch.float32)
+    exact.k[:, :, :600] = torch.nan
+    exact.v[:, :, :600] = torch.nan
+    assert attend(exact.q, exact.k, exact.v, exact.mask, kernel="streamed").output.isfinite().all()
+
+
+def test_the_choice() -> None:
+    def chosen(exact: Call, **given: object) -> str:
+        return choose(exact.q, exact.k, exact.v, exact.mask, **{**exact.options, **given})
+
+    assert chosen(call("causal")) == "fused"
+    assert chosen(call("causal documents")) == "packed"
+    assert chosen(call("causal"), softcap=2.0) == "dense"
+    assert chosen(call("causal"), sinks=torch.zeros(4)) == "dense"
+    assert chosen(call("causal", value_width=8)) == "dense"
+    assert chosen(call("causal", queries=300, keys=300), softcap=2.0) == "streamed"
+    assert chosen(call("causal"), bias=torch.zeros(1, 1, 45, 45, requires_grad=True)) == "dense"
+    # An additive mask of 4097 x 4097 would be the map over again; causality alone needs none.
+    long = torch.zeros(1, 1, 4097, 1)
+    nothing = {"softcap": None, "sinks": None, "bias": None}
+    assert choose(long, long, long, Mask.causal() & Mask.window(9), **nothing) == "streamed"
+    assert choose(long, long, long, Mask.causal(), **nothing) == "fused"
+
+
+def test_attend_says_which_kernel_ran() -> None:
+    exact = call("causal").at(torch.float32)
+    assert attend(exact.q, exact.k, exact.v, exact.mask).kernel == "fused"
+    assert attend(exact.q, exact.k, exact.v, exact.mask, softcap=2.0).kernel == "dense"
+
+
+def test_a_mask_is_written_out_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = call("causal left padding").at(torch.float32)
+    asked = []
+    real = Mask.visible
+    monkeypatch.setattr(Mask, "visible", lambda self, *given: asked.append(given) or real(self, *given))
+    first = attend(exact.q, exact.k, exact.v, exact.mask, kernel="fused")
+    again = attend(exact.q, exact.k, exact.v, exact.mask, kernel="fused")
+    assert len(asked) == 1 and torch.equal(first.output, again.output)
+    attend(exact.q[:, :, -2:], exact.k, exact.v, exact.mask, kernel="fused")
+    assert len(asked) == 2
+
+
+def test_one_query_at_the_end_of_a_cache_needs_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Mask, "visible", None)
+    exact = call("causal", queries=1).at(torch.float32)
+    found = attend(exact.q, exact.k, exact.v, exact.mask & Mask.prefix(3) & Mask.window(99))
+    torch.testing.assert_close(found.output, exact.formula()[0], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_autocast_does_not_reach_inside(kernel: str) -> None:
+    exact = call("causal documents").at(torch.float32)
+    plain = attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel)
+    assert torch.equal(cast.output, plain.output) and torch.equal(cast.lse, plain.lse)
+
+
+def test_mixed_types_are_widened_and_the_output_is_as_v() -> None:
+    exact = call("causal").at(torch.float32)
+    found = attend(exact.q, exact.k, exact.v.bfloat16(), exact.mask)
+    assert found.output.dtype == torch.bfloat16 and found.lse.dtype == torch.float32
+
+
+def shape(*sizes: int) -> Tensor:
+    return torch.zeros(*sizes)
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ({"q": shape(4, 5, 8)}, "expected q (b, h, i, d)"),
+    ({"k": shape(2, 2, 5, 9)}, "q and k of one width"),
+    ({"k": shape(1, 2, 5, 8)}, "expected one batch"),
+    ({"v": shape(2, 2, 6, 8)}, "k and v of the same heads and keys"),
+    ({"q": shape(2, 3, 5, 8)}, "3 query heads over 2 key heads"),
+    ({"q": shape(2, 4, 0, 8)}, "at least one query"),
+    ({"k": shape(2, 2, 0, 8), "v": shape(2, 2, 0, 8)}, "at least one query and one key"),
+    ({"softcap": 0.0}, "softcap 0.0; expected a positive number"),
+    ({"sinks": shape(2)}, "expected one for each head, (4,)"),
+    ({"bias": shape(4, 5, 6)}, "broadcasts to (2, 4, 5, 5)"),
+    ({"mask": Mask.padding(shape(2, 4))}, "Mask.padding() got (2, 4); expected (b, j) = (2, 5)"),
+    ({"mask": Mask.documents(shape(3, 5))}, "Mask.documents() got (3, 5)"),
+    ({"mask": Mask.explicit(shape(5, 5))}, "Mask.explicit() got (5, 5)"),
+    ({"mask": Mask.explicit(shape(1, 1, 4, 5))}, "covers slots 0 to 4 and 5 keys"),
+    ({"mask": Mask.explicit(shape(1, 1, 4, 5), first_slot=1)}, "covers slots 0 to 4"),
+    ({"kernel": "dens"}, "Did you mean 'dense'?"),
+    ({"kernel": "fused", "softcap": 1.0}, "fused kernel cannot do this call: it knows neither softcap nor sinks"),
+    ({"kernel": "packed"}, "packed kernel cannot do this call"),
+])
+def test_what_does_not_fit_is_said_in_one_line(given: dict, says: str) -> None:
+    with pytest.raises(KliegError) as error:
+        attend(**{"q": shape(2, 4, 5, 8), "k": shape(2, 2, 5, 8), "v": shape(2, 2, 5, 8), **given})
+    assert says in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,64 @@
+"""Recipes: what stands in recipes/ is valid, and every mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from klieg.errors import KliegError
+from klieg.models import LlamaConfig
+from klieg.recipe import read
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+GOOD = """
+[model]
+model_type = "gpt2"
+n_embd = 8
+n_layer = 1
+n_head = 2
+n_positions = 16
+[tokenizer]
+pieces = 300
+[train]
+steps = 4
+batch = 2
+context = 16
+[[data]]
+name = "stories"
+"""
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_recipe_that_ships_is_valid(path: Path) -> None:
+    recipe = read(path)
+    assert recipe.name == path.stem
+    assert recipe.train.context <= getattr(recipe.model, "max_position_embeddings", recipe.train.context)
+
+
+def test_the_chat_recipe_is_the_bundled_shape() -> None:
+    model = read(RECIPES / "chat.toml").model
+    assert isinstance(model, LlamaConfig) and model.num_attention_heads > model.num_key_value_heads > 1
+
+
+@pytest.mark.parametrize("change,said", [
+    (("steps", "stpes"), "'steps'"), (("n_head = 2", "n_heads = 2"), "n_head"), (("n_head = 2", "n_head = 3"), "multiple"),
+    (("steps = 4", "steps = 0"), "positive"), (("steps = 4", 'steps = "4"'), "type int"),
+    (("steps = 4", "steps = true"), "type int"), (("batch = 2\n", ""), "batch is missing"),
+    (("pieces = 300", "pieces = 3"), "260"), (('name = "stories"', 'nme = "stories"'), "'name'"),
+    (("[tokenizer]", "[tokeniser]"), "'tokenizer'"), (("[train]", "[train"), "TOML"),
+    (("steps = 4", 'steps = 4\nprecision = "fp8"'), "fp8"), (('"gpt2"', '"gtp2"'), "gtp2"),
+    (("n_embd = 8", "n_embd = 8\nwidth = 3"), "'width'"), (("[[data]]", "[data]"), r"\[\[data\]\]"),
+])
+def test_a_mistake_is_named_with_what_would_be_right(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    path = tmp_path / "mine.toml"
+    assert change[0] in GOOD
+    path.write_text(GOOD.replace(*change), "utf-8")
+    with pytest.raises(KliegError, match=said) as caught:
+        read(path)
+    assert "\n" not in str(caught.value) and "mine.toml" in str(caught.value)
+
+
+def test_no_such_recipe() -> None:
+    with pytest.raises(KliegError, match="recipes/"):
+        read("nowhere.toml")

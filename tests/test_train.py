@@ -1,0 +1,131 @@
+"""Training: resumed runs are the unbroken ones bit for bit, whatever killed them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from klieg import models
+from klieg.errors import KliegError
+from klieg.recipe import Recipe, read
+from klieg.train import Trainer, learning_rate
+
+WORDS = "the cat dog moon sees loves finds a little red house and then goes home again".split()
+
+
+def write_recipe(folder: Path, **train: object) -> Path:
+    """A tiny recipe whose text, a few hundred made-up lines, lies beside it."""
+    lines = [" ".join(WORDS[(n * 7 + m * m) % len(WORDS)] for m in range(6 + n % 9)) for n in range(400)]
+    (folder / "text.txt").write_text("\n\n".join(lines), "utf-8")
+    settings = {"steps": 12, "batch": 4, "context": 32, "warmup": 3, "validate_every": 4, "checkpoint_every": 4,
+                "validation_rows": 2, "accumulate": 2, **train}
+    values = "\n".join(f"{k} = {str(v).lower() if isinstance(v, bool) else repr(v)}" for k, v in settings.items())
+    path = folder / "tiny.toml"
+    path.write_text(f"""
+[model]
+model_type = "llama"
+hidden_size = 16
+intermediate_size = 32
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+head_dim = 4
+max_position_embeddings = 32
+tie_word_embeddings = true
+[tokenizer]
+pieces = 280
+[train]
+{values}
+[[data]]
+name = '{folder / "text.txt"}'
+""", "utf-8")
+    return path
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model/model.safetensors")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_is_bit_identical(tmp_path: Path, precision: str) -> None:
+    recipe = read(write_recipe(tmp_path, precision=precision))
+    whole = list(Trainer(recipe, tmp_path / "whole").run())
+    for step in Trainer(recipe, tmp_path / "broken").run():
+        if step.step == 7:
+            break
+    resumed = Trainer(recipe, tmp_path / "broken")
+    assert resumed.step == 4
+    again = list(resumed.run())
+    assert [p.loss for p in again] == [p.loss for p in whole[4:]]
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    with (tmp_path / "broken/loss.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [float(row["loss"]) for row in rows] == [p.loss for p in whole]
+    assert [n for n, row in enumerate(rows, 1) if row["validation_loss"]] == [4, 8, 12]
+
+
+def test_kill_9_loses_at_most_one_interval(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, steps=4000, checkpoint_every=2)
+    code = ("import sys; from pathlib import Path; from klieg.recipe import read; from klieg.train import Trainer\n"
+            "for p in Trainer(read(sys.argv[1]), Path(sys.argv[2])).run(): print(p.step, flush=True)")
+    run = subprocess.Popen([sys.executable, "-c", code, str(path), str(tmp_path / "run")], stdout=subprocess.PIPE,
+                           text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    reached = 0
+    while reached < 9:
+        reached = int(run.stdout.readline())
+    time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    rest = run.communicate()[0].split()
+    reached = int(rest[-1]) if rest else reached
+    resumed = Trainer(read(path), tmp_path / "run")
+    assert reached - 2 <= resumed.step <= reached + 2
+    assert next(resumed.run()).step == resumed.step
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    recipe = read(write_recipe(tmp_path, steps=60, validate_every=60, checkpoint_every=60, learning_rate=1e-2))
+    run = list(Trainer(recipe, tmp_path / "run").run())
+    assert run[-1].loss < 0.5 * run[0].loss and run[-1].validation_loss < 0.6 * run[0].loss
+    model, tokenizer = models.load(str(tmp_path / "run/model"))
+    assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat" and model.positions == 32
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own
+def test_compiled_training_is_the_same_training(tmp_path: Path) -> None:
+    plain = list(Trainer(read(write_recipe(tmp_path, steps=3)), tmp_path / "plain").run())
+    fused = list(Trainer(read(write_recipe(tmp_path, steps=3, compile=True)), tmp_path / "fused").run())
+    assert [p.loss for p in fused] == pytest.approx([p.loss for p in plain], rel=1e-4)
+
+
+def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+    trainer = Trainer(read(write_recipe(tmp_path)), tmp_path / "run")
+    with pytest.raises(KliegError, match=r"step 6.*checkpoint is step 4"):
+        for progress in trainer.run():
+            if progress.step == 5:
+                with torch.no_grad():
+                    next(trainer.model.parameters()).fill_(float("nan"))
+    assert Trainer(read(tmp_path / "tiny.toml"), tmp_path / "run").step == 4
+
+
+def test_a_folder_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
+    list(Trainer(read(write_recipe(tmp_path)), tmp_path / "run").run())
+    with pytest.raises(KliegError, match="another recipe"):
+        Trainer(read(write_recipe(tmp_path, seed=9)), tmp_path / "run")
+
+
+def test_the_learning_rate_rises_then_falls_to_its_end(tmp_path: Path) -> None:
+    recipe: Recipe = read(write_recipe(tmp_path, steps=100, warmup=10, learning_rate=1.0, final_learning_rate=0.1))
+    rates = [learning_rate(step, recipe.train) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[100] == pytest.approx(0.1)
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)

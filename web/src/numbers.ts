@@ -1,0 +1,30 @@
+// Numbers as people read them: a true minus sign, and no digit that was not computed.
+const MINUS = '\u2212'
+
+export function fixed(x: number, digits: number): string {
+  if (x === Infinity) return '∞'
+  if (x === -Infinity) return `${MINUS}∞`
+  const text = Math.abs(x).toFixed(digits)
+  return x < 0 && Number(text) !== 0 ? MINUS + text : text
+}
+
+// Four digits after the point where they say something, else a power of ten.
+export function plain(x: number): string {
+  const size = Math.abs(x)
+  if (x === 0 || !Number.isFinite(x) || (size >= 1e-3 && size < 1e5)) return fixed(x, size >= 1000 ? 1 : 4)
+  return short(x)
+}
+
+// 1.3e−7
+export function short(x: number): string {
+  return x.toExponential(1).replaceAll('-', MINUS).replace('e+', 'e')
+}
+
+// A share as a percentage: two digits after the point, more where it would be nought.
+export function percent(p: number): string {
+  if (p === 0) return '0 %'
+  const digits = p >= 0.001 ? 2 : p >= 1e-6 ? 4 : 0
+  return digits ? `${fixed(100 * p, digits)} %` : `${short(100 * p)} %`
+}
+
+export const wholePercent = (p: number): string => (p > 0 && p < 0.005 ? '< 1 %' : `${fixed(100 * p, 0)} %`)
