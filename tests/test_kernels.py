@@ -87,7 +87,7 @@ def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Ma
     left[0, :keys // 2 + 1] = False                              # the queries before it see nothing
     ids = torch.randint(0, 4, (batch, keys), generator=random).sort(dim=1).values
     same = torch.nn.functional.one_hot(ids).float()
-    same = (same @ same.mT > 0)[:, None, keys - queries:]
+    same = torch.nn.functional.pad(same @ same.mT > 0, (0, 0, max(queries - keys, 0), 0))[:, None, -queries:]
     table = torch.rand(1, heads, queries, keys, generator=random) < 0.5
     table[:, :, 0] = False                                       # and the first query here
     prefix = causal.clone()
@@ -120,7 +120,7 @@ def options(name: str, heads: int, queries: int, keys: int) -> dict:
     bias = torch.randn(1, heads, queries, keys, dtype=torch.float64, generator=random)
     sinks = torch.randn(heads, dtype=torch.float64, generator=random)
     blinding = torch.randn(queries, keys, dtype=torch.float64, generator=random)
-    blinding[-1] = -torch.inf
+    blinding[-1] = blinding[0, 0] = -torch.inf                   # under causality the first query sees key 0 only
     return {**NOTHING, **{
         "none": {}, "softcap": {"softcap": 2.0}, "sinks": {"sinks": sinks}, "bias": {"bias": bias},
         "row of bias": {"bias": bias[:, :, :1]}, "blinding bias": {"bias": blinding},
@@ -183,6 +183,15 @@ def test_every_mask_and_option(dtype: torch.dtype, mask: str, option: str, queri
 def test_every_width_and_ragged_lengths(dtype: torch.dtype, width: int, queries: int, keys: int) -> None:
     check(call("causal", width=width, queries=queries, keys=keys), dtype)
     check(call("causal", width=width, queries=queries, keys=keys, value_width=17), dtype)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("mask", ["none", "causal", "causal window", "prefix", "padding", "explicit"])
+@pytest.mark.parametrize("option", ["none", "all"])
+def test_more_queries_than_keys(mask: str, option: str) -> None:
+    exact = call(mask, queries=77, keys=45)
+    exact.options = options(option, 4, 77, 45)
+    check(exact, torch.float32)
 
 
 @pytest.mark.parametrize(("heads", "groups", "batch"), [(1, 1, 1), (6, 6, 1), (6, 2, 3), (6, 1, 1)])
@@ -356,6 +365,14 @@ def test_a_mask_is_written_out_once_for_all_layers(monkeypatch: pytest.MonkeyPat
     assert len(asked) == 2
 
 
+def test_a_mask_used_in_inference_serves_training_too() -> None:
+    exact = call("causal left padding").at(torch.float32)
+    with torch.inference_mode():
+        attend(exact.q, exact.k, exact.v, exact.mask, kernel="fused")
+    attend(exact.q.requires_grad_(), exact.k, exact.v, exact.mask, kernel="fused").output.sum().backward()
+    assert exact.q.grad.isfinite().all()
+
+
 def test_one_query_at_the_end_of_a_cache_needs_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Mask, "visible", None)
     exact = call("causal", queries=1).at(torch.float32)
@@ -395,6 +412,7 @@ def shape(*sizes: int) -> Tensor:
     ({"bias": shape(4, 5, 6)}, "broadcasts to (2, 4, 5, 5)"),
     ({"mask": Mask.padding(shape(2, 4))}, "Mask.padding() got (2, 4); expected (b, j) = (2, 5)"),
     ({"mask": Mask.documents(shape(3, 5))}, "Mask.documents() got (3, 5)"),
+    ({"q": shape(2, 4, 6, 8), "mask": Mask.documents(shape(2, 5))}, "6 queries over 5 keys"),
     ({"mask": Mask.explicit(shape(5, 5))}, "Mask.explicit() got (5, 5)"),
     ({"mask": Mask.explicit(shape(1, 1, 4, 5))}, "covers slots 0 to 4 and 5 keys"),
     ({"mask": Mask.explicit(shape(1, 1, 4, 5), first_slot=1)}, "covers slots 0 to 4"),

@@ -128,7 +128,7 @@ def test_identities(case) -> None:
     live = visible(mask, *q.shape[:3], keys).any(-1)
     sunk = 0 if sinks is None else torch.exp(sinks[:, None] - found.lse)
     near = {"atol": 1e-12, "rtol": 0}
-    torch.testing.assert_close(found.mass, torch.where(live, 1 - sunk, 0.0), **near)
+    torch.testing.assert_close(found.mass, (1.0 - sunk) * live.double(), **near)
     torch.testing.assert_close(found.received.sum(2), found.mass.sum(2), **near)
     torch.testing.assert_close(found.histogram.sum(2), found.mass.sum(2), **near)
     torch.testing.assert_close(found.top_weights.sum(3), found.mass, **near)
@@ -179,6 +179,18 @@ def test_every_kernel_gives_the_survey(kernel: str, dtype: torch.dtype) -> None:
     assert found.kernel == kernel
     assert_same(found.survey, expected, 4e-6)
     assert (found.survey.entropy >= 0).all() and (found.survey.top_weights <= 1).all()
+
+
+def test_more_queries_than_keys() -> None:
+    """Cross-attention to a shorter text: the first queries stand before key 0 and have no key of their own."""
+    random = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 2, n, 4, dtype=torch.float64, generator=random) for n in (9, 5))
+    w, lse, s = whole_map(q, k, torch.ones(1, 2, 9, 5, dtype=torch.bool))
+    found = survey(q, k, lse, Mask())
+    expected = from_the_map(w, lse, s, SurveySpec(map=64))
+    expected["own"][:, :, :4] = 0
+    expected["top_weights"] = expected["top_weights"][..., :5]
+    assert_same(found, expected, 1e-12)
 
 
 def test_softcap_bias_and_scale_are_in_the_scores() -> None:

@@ -1,22 +1,23 @@
 """The command line: each command is a few lines that call the package and show what it gives.
 
-A user's mistake ends in one line on standard error and status 1, Ctrl-C in status 130. Files
-are written whole or not at all.
+A user's mistake ends in one line on standard error and status 1, or 2 where the command itself is
+misspelt. Files are written whole or not at all, and only after all that was asked for is made.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from klieg.errors import KliegError, nearest
+from klieg.errors import KliegError, first_line, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from klieg.generate import Sampling
     from klieg.trace import Trace
 
-app = typer.Typer(help="Look into Transformers: exact attention, every number of it real.", no_args_is_help=True,
-                  add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(help="Look into Transformers: exact attention, every number of it real.", add_completion=False,
+                  rich_markup_mode=None)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")]
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
@@ -33,26 +34,63 @@ Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; b
 TopK = Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 for all.")]
 TopP = Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
-Output = Annotated[Path | None, typer.Option(metavar="FILE")]
+
+MOST_TEXT = 2**28  # bytes of standard input
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command that sys.argv names; ends by SystemExit if it cannot be done."""
+    _streams()
+    command = typer.main.get_command(app)
     try:
-        app()
+        with command.make_context("klieg", sys.argv[1:] or ["--help"]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as e:
+        sys.exit(e.exit_code)
+    except typer.TyperException as e:
+        _end(_usage(e), 2)
     except KliegError as e:
-        _end(f"klieg: {e}", 1)
-    except KeyboardInterrupt:
-        _end("klieg: stopped.", 130)
+        _end(str(e), 1)
     except BrokenPipeError:
         # The reader of our output went away, which is its right; closing quietly is what it expects.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         sys.exit(1)
+    except OSError as e:
+        _forget_output()
+        _end(f"{e.filename or 'standard output'} failed: {(e.strerror or first_line(e)).lower()}.", 1)
 
 
-def _end(line: str, status: int) -> None:
-    with suppress(BrokenPipeError):
-        print(line.encode("utf-8", "replace").decode("utf-8"), file=sys.stderr)
+def _streams() -> None:
+    """Make standard streams safe to use: a closed one is empty, and a letter that one cannot write is a question mark."""
+    if sys.stdout is None:
+        _end("standard output is closed; send it to a file or to /dev/null.", 1)
+    for name, mode in (("stdin", "r"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _forget_output() -> None:
+    """What is still buffered for a standard output that takes no more goes nowhere, or Python's exit would fail over it."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What is wrong with the command itself, and where its help is."""
+    said, context = error.format_message().strip(), getattr(error, "ctx", None)
+    if said.startswith("Got unexpected extra argument"):
+        said = f"{said.rstrip('.')}; a text of several words stands in quotes."
+    end = "" if said.endswith((".", "?")) else "."
+    return f"{said[:1].lower()}{said[1:]}{end} See {context.command_path if context else 'klieg'} --help."
+
+
+def _end(line: str, status: int) -> NoReturn:
+    """One line on standard error, without anything in it that a terminal would obey; then the end."""
+    with suppress(OSError):
+        print("klieg: " + "".join(c if c.isprintable() else "\ufffd" for c in line), file=sys.stderr)
     sys.exit(status)
 
 
@@ -65,9 +103,9 @@ def explain(
     token: Annotated[int | None, typer.Option(help="Token whose view is taken, from 0; by default the last.")] = None,
     cell: Annotated[str | None, typer.Option(metavar="LAYER.HEAD.QUERY.KEY", help="Write out one weight's arithmetic.")] = None,
     scale: Annotated[str, typer.Option(help="linear, log, or no-first (hide the first token's column).")] = "linear",
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Numbers as JSON; - for standard output.")] = None,
-    svg: Output = None,
-    png: Output = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Numbers; - for standard output.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="The picture, at any size.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="The picture in pixels.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="One page that works offline.")] = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="The trace itself, for klieg.Trace.load.")] = None,
     dark: Annotated[bool, typer.Option("--dark", help="Dark pictures.")] = False,
@@ -75,46 +113,59 @@ def explain(
     lang: Language = None,
 ) -> None:
     """Show where every head of a model looks, and the arithmetic behind each number."""
-    from klieg.watch import trace
-
     language = _language(lang)
     _one_of("scale", scale, ["linear", "log", "no-first"])
     place = _place(cell) if cell is not None else None
-    found = trace(model, _given(text), cut=cut)
-    written = _export(found, layer, head, token, scale, dark, language,
-                      {"json": json_file, "svg": svg, "png": png, "html": html, "save": save})
-    if place is not None:
+    files = {kind: path for kind, path in {"json": json_file, "svg": svg, "png": png, "html": html, "save": save}.items()
+             if path is not None}
+    _one_output(files, place is not None)
+    given = _given(text)
+    from klieg.views.focus import focus
+    from klieg.watch import trace
+
+    found = trace(model, given, cut=cut)
+    focus(found, layer, head, token)  # refuses what is not there, also where the export does not need it
+    card = found.cell(*place) if place is not None else None
+    _export(found, layer, head, token, scale, dark, language, files)
+    if card is not None:
         from klieg.views.arithmetic import arithmetic
-        _console().print(arithmetic(found.cell(*place), language=language))
-    elif not written:
+        _console().print(arithmetic(card, language=language))
+    elif not files:
         from klieg.views.terminal import screen
         _console().print(screen(found, layer, head, token, scale=scale, language=language))
 
 
+def _one_output(files: dict[str, Path], card: bool) -> None:
+    """Refuses what would run together on standard output."""
+    there = [f"--{kind} -" for kind, path in files.items() if str(path) == "-"]
+    if "--save -" in there:
+        raise KliegError("--save writes a file; name one, for example --save love.klieg.")
+    if len(there) + card > 1:
+        raise KliegError(f"{' and '.join(there + ['--cell'] * card)} would run together on standard output; name files.")
+
+
 def _export(found: Trace, layer: int | None, head: int | None, token: int | None, scale: str, dark: bool, language: str,
-            files: dict[str, Path | None]) -> bool:
-    """Write what was asked for; whether anything was."""
+            files: dict[str, Path]) -> None:
+    """Make what was asked for, then write it."""
+    from klieg.atomic import atomic
+
     makers: dict[str, Callable[[], bytes]] = {
         "json": lambda: _json(found, layer, head, token).encode(),
         "svg": lambda: _picture("svg", found, layer, head, token, scale, dark, language),
         "png": lambda: _picture("png", found, layer, head, token, scale, dark, language),
         "html": lambda: _page(found),
     }
+    bodies = {kind: makers[kind]() for kind in files if kind != "save"}
     for kind, path in files.items():
-        if path is None:
+        if str(path) == "-":
+            sys.stdout.buffer.write(bodies[kind])
             continue
         if kind == "save":
             found.save(path)
-        elif str(path) == "-":
-            sys.stdout.buffer.write(makers[kind]())
         else:
-            from klieg.checkpoint import atomic
-            body = makers[kind]()
             with atomic(path) as part:
-                part.write_bytes(body)
-        if str(path) != "-":
-            print(f"wrote {path}", file=sys.stderr)
-    return any(files.values())
+                part.write_bytes(bodies[kind])
+        print(f"wrote {path}", file=sys.stderr)
 
 
 def _json(found: Trace, layer: int | None, head: int | None, token: int | None) -> str:
@@ -160,8 +211,9 @@ def generate(
     sampling = _sampling(temperature, top_k, top_p, seed)
     prompt = check_text(_given(prompt))
     decoder, tokenizer = models.load(model)
+    pieces = stream(decoder, tokenizer, prompt, sampling, tokens)
     _write(prompt)
-    for piece in stream(decoder, tokenizer, prompt, sampling, tokens):
+    for piece in pieces:
         _write(piece)
     _write("\n")
 
@@ -194,7 +246,7 @@ def _ask() -> str:
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML file; see recipes/.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/NAME. An interrupted run goes on there.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, where it also goes on; by default runs/NAME.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder of texts; by default KLIEG_DATA.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; by default all.")] = None,
 ) -> None:
@@ -249,7 +301,7 @@ def list_models() -> None:
 
 @app.command()
 def serve(
-    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="A model to offer; may be given several times.")] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="A model to offer; may be repeated.")] = None,
     port: Annotated[int, typer.Option(help="Of the page on this machine.")] = 8137,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     lang: Language = None,
@@ -260,6 +312,7 @@ def serve(
     from klieg.views.wire import wire
     from klieg.watch import trace
 
+    language = _language(lang) if lang is not None else None
     names = model or models.bundled()
     loaded = {names[0]: models.load(names[0])}
 
@@ -268,20 +321,25 @@ def serve(
             loaded[name] = models.load(name)
         return wire(trace(loaded[name], text, name=name))
 
-    run(names, traced, port, browser, _language(lang) if lang else None)
+    run(names, traced, port, browser, language)
+    raise KeyboardInterrupt  # nothing else ends it
 
 
 def _given(text: str) -> str:
     """The text of an argument, - being standard input."""
     if text != "-":
         return text
+    body = sys.stdin.buffer.read(MOST_TEXT + 1)
+    if len(body) > MOST_TEXT:
+        raise KliegError(f"standard input holds more than {MOST_TEXT:,} bytes; send a shorter text.")
     try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        return body.decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as e:
         raise KliegError(f"standard input is not UTF-8 at byte {e.start}; convert it first.") from None
 
 
 def _sampling(temperature: float, top_k: int, top_p: float, seed: int | None) -> Sampling:
+    """The options of sampling, checked."""
     from klieg.generate import Sampling
 
     return Sampling(temperature, top_k, top_p, seed)
@@ -289,7 +347,7 @@ def _sampling(temperature: float, top_k: int, top_p: float, seed: int | None) ->
 
 def _place(cell: str) -> tuple[int, int, int, int]:
     parts = cell.split(".")
-    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts):
         raise KliegError(f"--cell is {cell!r}; it must be LAYER.HEAD.QUERY.KEY, four whole numbers, for example 3.2.4.1.")
     return tuple(int(part) for part in parts)
 

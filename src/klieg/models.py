@@ -10,6 +10,7 @@ here; so Klieg trains and explains, and deploying is somebody else's good work.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -53,16 +54,21 @@ class LlamaConfig:
     @classmethod
     def filled(cls, raw: dict) -> dict:
         """Hugging Face leaves out what follows from the rest, and moved the rotary fields in version 5."""
-        rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+        if not isinstance(rope, dict):
+            raise KliegError(f"the rotary scaling is {rope!r}; it must be an object.")
         kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "linear", "llama3"):
-            raise KliegError(f"rotary scaling {kind!r} is not supported; default, linear and llama3 are.")
-        derived = {"num_key_value_heads": raw.get("num_attention_heads"),
-                   "rope_theta": rope.pop("rope_theta", 10000.0),
-                   "rope_scaling": None if kind == "default" else {**rope, "rope_type": kind}}
+        if kind not in _ROPE:
+            raise KliegError(f"rotary scaling {kind!r} is not supported; {', '.join(_ROPE)} are.")
+        for key in _ROPE[kind]:
+            if not _positive(rope.get(key)):
+                raise KliegError(f"{key} of the rotary scaling is {rope.get(key)!r}; it must be a positive number.")
+        rotary = {"rope_theta": rope.get("rope_theta", raw.get("rope_theta", 10000.0)),
+                  "rope_scaling": {key: rope[key] for key in _ROPE[kind]} | {"rope_type": kind} if _ROPE[kind] else None}
+        derived = {"num_key_value_heads": raw.get("num_attention_heads")}
         if _whole(raw.get("hidden_size")) and _whole(raw.get("num_attention_heads")):
             derived["head_dim"] = raw["hidden_size"] // raw["num_attention_heads"]
-        return {**derived, **raw, "rope_scaling": derived["rope_scaling"]}
+        return {**derived, **raw, **rotary}
 
     def to_json(self) -> dict:
         body = asdict(self)
@@ -111,6 +117,10 @@ class GPT2Config:
 
 
 Config = LlamaConfig | GPT2Config
+
+# Kinds of rotary scaling, and the numbers that each needs.
+_ROPE = {"default": (), "linear": ("factor",),
+         "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
 
 
 class Decoder(nn.Module):
@@ -270,6 +280,16 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+# What a field of a config may be: its test, and how a message says it.
+_VALID = {"int": (lambda value: _whole(value) and value <= LARGEST, f"a whole number from 1 to {LARGEST:,}"),
+          "float": (_positive, "a positive number"),
+          "bool": (lambda value: isinstance(value, bool), "true or false")}
+
+
 def parse_config(raw: dict, where: str) -> Config:
     """config.json -> a Config; refuses by name whatever would change the arithmetic unseen."""
     kind = raw.get("model_type")
@@ -281,13 +301,17 @@ def parse_config(raw: dict, where: str) -> Config:
             raise KliegError(f"{where}: {key} is {raw[key]!r} and only {value!r} is supported.")
     known = {f.name: f for f in fields(cls)}
     given = {key: value for key, value in raw.items() if value is not None}
-    present = {key: value for key, value in cls.filled(given).items() if key in known}
+    try:
+        present = {key: value for key, value in cls.filled(given).items() if key in known}
+    except KliegError as e:
+        raise KliegError(f"{where}: {e}") from None
     missing = [f.name for f in known.values() if f.default is MISSING and f.name not in present]
     if missing:
         raise KliegError(f"{where}: {missing[0]} is missing.")
     for key, value in present.items():
-        if known[key].type == "int" and not (_whole(value) and value <= LARGEST):
-            raise KliegError(f"{where}: {key} is {value!r}; it must be a whole number from 1 to {LARGEST:,}.")
+        valid, said = _VALID.get(known[key].type, (lambda value: True, ""))
+        if not valid(value):
+            raise KliegError(f"{where}: {key} is {value!r}; it must be {said}.")
     return _checked(cls(**present), where)
 
 
@@ -320,8 +344,9 @@ def find(name: str) -> Path:
     """A bundled name, a folder, or a Hugging Face id (`owner/name`: the one case that uses the network)."""
     if name in bundled():
         return bundled_folder() / name
-    if Path(name).is_dir():
-        return Path(name)
+    with suppress(OSError):  # a name that no file could have
+        if name and Path(name).is_dir():
+            return Path(name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name)
     raise KliegError(f"no model {name!r}.{nearest(name, bundled())} A folder or a Hugging Face id works too.")

@@ -69,6 +69,30 @@ def optimizer_for(model: models.Decoder, train: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(train.beta1, train.beta2), fused=True)
 
 
+class Stepper:
+    """One optimizer step: forward, backward, clip, AdamW. Holds nothing that depends on the step."""
+
+    def __init__(self, model: models.Decoder, train: Training) -> None:
+        self.model, self.train = model, train
+        self.optimizer = optimizer_for(model, train)
+        self._compiled = torch.compile(model.hidden) if train.compile else None
+
+    def __call__(self, step: int, batches: list[Batch]) -> tuple[float, float]:
+        """Loss and gradient norm; the weights stay as they are if either is not finite."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.train)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for batch in batches:
+            loss = batch_loss(self.model, batch, self.train.precision, self._compiled) / len(batches)
+            loss.backward()
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip).item()
+        if math.isfinite(total) and math.isfinite(norm):
+            self.optimizer.step()
+        return total, norm
+
+
 class Trainer:
     """A run in a folder: tokenizer, checkpoints, loss.csv, and the model in Hugging Face's format."""
 
@@ -82,11 +106,10 @@ class Trainer:
                                               recipe.train.seed, data)
         torch.manual_seed(recipe.train.seed)
         self.model = models.build(recipe.model)
-        self.optimizer = optimizer_for(self.model, recipe.train)
+        self.stepper = Stepper(self.model, recipe.train)
         self.step = 0
         self.curve: list[Progress] = []
         self._resume(say)
-        self._compiled = torch.compile(self.model.hidden) if recipe.train.compile else None
 
     def _tokenizer(self, data: str | None, say: Callable[[str], None]) -> Tokenizer:
         if (self.folder / "tokenizer.json").exists():
@@ -113,23 +136,14 @@ class Trainer:
 
     def _one_step(self) -> Progress:
         train, started = self.recipe.train, time.perf_counter()
-        rate = learning_rate(self.step, train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for part in range(train.accumulate):
-            batch = self.corpus.rows((self.step * train.accumulate + part) * train.batch, train.batch)
-            loss = batch_loss(self.model, batch, train.precision, self._compiled) / train.accumulate
-            loss.backward()
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip).item()
-        if math.isfinite(total) and math.isfinite(norm):
-            self.optimizer.step()
+        first = self.step * train.accumulate
+        batches = [self.corpus.rows((first + part) * train.batch, train.batch) for part in range(train.accumulate)]
+        total, norm = self.stepper(self.step, batches)
         self.step += 1
         speed = self.recipe.tokens_per_step / (time.perf_counter() - started)
         due = self.step % train.validate_every == 0 or self.step == train.steps
-        return Progress(self.step, train.steps, total, self.validate() if due else None, rate, norm, speed)
+        return Progress(self.step, train.steps, total, self.validate() if due else None,
+                        learning_rate(self.step - 1, train), norm, speed)
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -146,7 +160,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
+        for index, state in self.stepper.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
         tensors["rng"] = torch.get_rng_state()
         facts = {"recipe": _facts(self.recipe), "curve": [asdict(p) for p in self.curve]}
@@ -167,7 +181,7 @@ class Trainer:
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
                 state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.stepper.optimizer.load_state_dict({**self.stepper.optimizer.state_dict(), "state": state})
         torch.set_rng_state(tensors["rng"])
         self.curve = [Progress(**p) for p in facts["curve"]]
         self.step = self.curve[-1].step

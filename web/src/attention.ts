@@ -47,7 +47,8 @@ export interface Arithmetic {
   bias: number | null
   reason: string | null      // why the mask hides this key
   score: number              // what enters the softmax
-  exponentials: number[]     // of the row: exp(score - rowMax)
+  row: number[]              // the scores of the whole row
+  exponentials: number[]     // exp(score - rowMax)
   rowMax: number
   sink: number               // the part of the row's sum that belongs to no key
   rowSum: number
@@ -73,7 +74,7 @@ export function cell(call: Call, head: number, query: number, key: number): Arit
     scaled: scaled(call, head, query, key, sum),
     bias: call.bias && at(call.bias, head, query, key),
     reason: code ? call.reasons[code] : null,
-    score: row[key], exponentials, rowMax, sink, rowSum: ofKeys + sink,
+    score: row[key], row, exponentials, rowMax, sink, rowSum: ofKeys + sink,
     weight: ofKeys + sink > 0 ? exponentials[key] / (ofKeys + sink) : 0,
     modelWeight: number(call, head, query, key, 'weight'),
   }

@@ -17,7 +17,7 @@ export function plain(x: number): string {
 
 // 1.3e−7
 export function short(x: number): string {
-  return x.toExponential(1).replaceAll('-', MINUS).replace('e+', 'e')
+  return x === 0 ? '0' : x.toExponential(1).replaceAll('-', MINUS).replace('e+', 'e')
 }
 
 // A share as a percentage: two digits after the point, more where it would be nought.

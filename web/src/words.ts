@@ -77,7 +77,7 @@ const en = {
   noNext: 'This trace has no prediction after this token.',
   sees: (token: string) => `Where “${token}” looks`,
   future: 'hidden',
-  sentence: (query: string, key: string, share: string) => `“${query}” puts ${share} of its attention on “${key}”.`,
+  sentence: (query: string, key: string, share: string) => `“${query}” looks most at “${key}”: ${share}.`,
   keys: { move: 'move', layer: 'layer', head: 'head', all: 'all products', back: 'back', theme: 'theme', text: 'text', scale: 'scale' },
 }
 
@@ -155,7 +155,7 @@ const zh: typeof en = {
   noNext: '这份记录里没有此词之后的预测。',
   sees: (token) => `“${token}”的目光`,
   future: '未见',
-  sentence: (query, key, share) => `“${query}”把 ${share} 的注意力放在“${key}”上。`,
+  sentence: (query, key, share) => `“${query}”看得最多的是“${key}”：${share}。`,
   keys: { move: '移动', layer: '层', head: '头', all: '全部乘积', back: '返回', theme: '明暗', text: '文字', scale: '刻度' },
 }
 

@@ -48,7 +48,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     q (b, h, i, d), k (b, g, j, d), v (b, g, j, e), sinks (h,), bias broadcastable to (b, h, i, j);
     scale is 1/sqrt(d) by default. The output has the type of v. It carries gradients to q, k, v,
     sinks and bias; the log-sum-exp and the survey carry none. `kernel` names one of KERNELS
-    instead of letting choose() decide. Shapes that do not fit raise a KliegError.
+    instead of letting choose() decide. The tables of a mask may be read once for many calls: make
+    a new Mask rather than write into one. Shapes that do not fit raise a KliegError.
     """
     if torch.is_autocast_enabled(q.device.type):
         # Autocast would narrow the matrix products behind the log-sum-exp.
@@ -135,6 +136,8 @@ def _check_table(kind: str, table: Tensor, first_slot: int, full: tuple[int, int
     if kind != "explicit":
         if table.ndim != 2 or table.shape[0] not in (1, batch) or table.shape[1] < keys:
             raise KliegError(f"Mask.{kind}() got {tuple(table.shape)}; expected (b, j) = ({batch}, {keys}).")
+        if kind == "documents" and queries > keys:
+            raise KliegError(f"Mask.documents() got {queries} queries over {keys} keys; expected one text with itself.")
         return
     rows = table.shape[2] if table.ndim == 4 else 0
     if (not _broadcasts(table.shape[:2], full[:2]) or first_slot > keys - queries or first_slot + rows < keys

@@ -36,6 +36,7 @@ QUERY = Paint("query")
 COLUMNS = 48       # tokens a small bar chart shows one by one; more are pooled
 ACROSS = 13        # tokens up to which three maps stand side by side
 MOST_LINKS = 16    # lines that can be told apart
+BETWEEN = 56.0     # from picture to picture on the page
 EDGE = 16.0        # of the page, beside the margin of every picture
 
 
@@ -52,14 +53,16 @@ def overview(trace: Trace, token: int | None = None, theme: Theme = LIGHT, *, op
     room = room or (900 if paper else 100)
     names = [say("layer", language, layer=n) for n in range(trace.layers)]
     gutter = max((max(map(width, names)) + 2) * medium.char, gutter)
-    label = (width(say("head", language, head=trace.heads - 1)) + 1) * medium.char
-    gap = 2 * medium.char
-    most = max(int(((room - gutter) / trace.heads - gap) / unit), 8)
+    label = (width(say("head", language, head=trace.heads - 1)) + paper) * medium.char
+    most = max(int(((room - gutter) / trace.heads - 2 * medium.char) / unit), 8)
     table = focusing.rows(trace, token)
     pool = -(-len(table[0][0]) // min(most, COLUMNS))
     slots = -(-len(table[0][0]) // pool)
     across = max(slots * unit, label)
-    bands = _bands(trace, across + gap, gap, room - gutter)
+    for gap in (3 * medium.char, 2 * medium.char):
+        bands = _bands(trace, across + gap, gap, room - gutter)
+        if len(bands) == 1:
+            break
     sentence = _looks(trace, token, pool, (room - gutter) / medium.char, language)
     marks: list[Mark] = [Text(0 if paper else gutter, 0, sentence)]
     y = medium.line * (1.4 if paper else 1)
@@ -74,7 +77,7 @@ def overview(trace: Trace, token: int | None = None, theme: Theme = LIGHT, *, op
     right = max(mark.x + (mark.width if isinstance(mark, Bar | Rule | Ramp) else mark.columns * medium.char
                           if isinstance(mark, Text) and mark.anchor == "start" else 0) for mark in marks)
     title = "".join(span.text for span in phrase("looks short", language, token=safe(trace.tokens[token])))
-    return Picture(min(right + 24 * paper, max(room, right)), y, tuple(marks), title, theme, medium)
+    return Picture(right + 24 if paper else min(right, room), y, tuple(marks), title, theme, medium)
 
 
 def _note(marks: list[Mark], note: tuple[Span, ...], gutter: float, y: float, room: float, medium: Medium) -> float:
@@ -136,10 +139,11 @@ def _band(marks: list[Mark], trace: Trace, table: list, band: list[list[int]], n
                                       line if paper else 1, Paint("amber"), 2))
             x += across + gap
         if grouped:
-            name = Span(f" {say('group', language, group=trace[0].group(group[0]))} ", FAINT)
+            name = Span(say("group", language, group=trace[0].group(group[0])), FAINT)
             span = x - gap - start
             marks.append(Rule(start, y + (medium.line if paper else 0), span, 0, FAINT, bracket=True))
-            if name.text and width(name.text) * medium.char <= span:
+            if (width(name.text) + 2) * medium.char <= span:
+                name = Span(f" {name.text} ", FAINT) if (width(name.text) + 4) * medium.char <= span else name
                 marks.append(Text(start + span / 2, y, (name,), "middle", 12))
             x += gap
     for row, layer in enumerate(reversed(range(trace.layers))):
@@ -240,24 +244,32 @@ def page(trace: Trace, layer: int | None = None, head: int | None = None, token:
     maps = [heatmap(trace, seen.layer, seen.head, stage, scale_of(stage, scale), theme, token=seen.token,
                     heading=_step(n, stage, stages, language), language=language)
             for n, stage in enumerate(stages, start=1)]
-    room = max(520.0, sum(p.width for p in maps) - 640)
-    below = [overview(trace, seen.token, theme, opened=(seen.layer, seen.head), room=room, language=language),
-             links(trace, seen.layer, seen.head, seen.token, theme, language=language),
-             next_tokens(trace, 10, seen.token, theme, language=language)]
-    marks: list[Mark] = []
-    right = 0.0
-    bottom = EDGE + 64
-    for pictures in (maps, below):
-        x, top, deepest = EDGE, bottom, bottom
-        for picture in pictures:
-            marks.append(Inset(x, top, picture))
-            x, deepest = x + picture.width + 56, max(deepest, top + picture.height)
-        right, bottom = max(right, x - 56), deepest + 36
-    marks = _head(trace, seen, right, language) + marks + _seal(trace, bottom, language)
+    lines = links(trace, seen.layer, seen.head, seen.token, theme, language=language)
+    after = next_tokens(trace, 10, seen.token, theme, language=language)
+    upper = _together(maps if len(maps) > 1 else [*maps, _together([after, lines], down=True)])
+    beside = [lines, after] if len(maps) > 1 else []
+    room = max(520.0, upper.width - sum(picture.width + BETWEEN for picture in beside))
+    lower = _together([overview(trace, seen.token, theme, opened=(seen.layer, seen.head), room=room, language=language),
+                       *beside])
+    right, top, foot = EDGE + max(upper.width, lower.width), EDGE + 64, EDGE + 64 + upper.height + 36
+    bottom = foot + lower.height + 36
+    marks = [*_head(trace, seen, right, language), Inset(EDGE, top, upper), Inset(EDGE, foot, lower),
+             Text(EDGE, bottom, certificate(trace, language, PAPER))]
     title = crop(safe(f"{trace.model}: {' '.join(trace.tokens)}"), 200)
     return Picture(right + EDGE, bottom + 22 + EDGE, tuple(marks), title, theme, PAPER)
 
 
+
+
+def _together(pictures: Sequence[Picture], down: bool = False) -> Picture:
+    """Pictures next to each other, or under each other, as one."""
+    marks: list[Mark] = []
+    x = y = 0.0
+    for picture in pictures:
+        marks.append(Inset(x, y, picture))
+        x, y = (x, y + picture.height + 28) if down else (x + picture.width + BETWEEN, y)
+    across, height = max(m.x + m.picture.width for m in marks), max(m.y + m.picture.height for m in marks)
+    return Picture(across, height, tuple(marks), pictures[0].title, pictures[0].theme, PAPER)
 
 
 def scale_of(stage: str, scale: str) -> str:
@@ -299,7 +311,3 @@ def _head(trace: Trace, seen: focusing.Focus, right: float, language: str) -> li
     return [Text(EDGE, EDGE - 10, tuple(words), size=14),
             Text(EDGE, EDGE + 16, (place, *certainty(trace, seen.peak, language))),
             Rule(EDGE, EDGE + 48, right - EDGE, 0, Paint("line"))]
-
-
-def _seal(trace: Trace, y: float, language: str) -> list[Mark]:
-    return [Text(EDGE, y, certificate(trace, language, PAPER))]

@@ -6,19 +6,18 @@ picture says which tokens those are and how much of the chosen token's weight th
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from klieg.errors import KliegError, nearest
 from klieg.trace import Call, Trace
-from klieg.views.focus import chosen, values
+from klieg.views.focus import chosen
 from klieg.views.glyphs import crop, safe, width
 from klieg.views.palette import LIGHT, Paint, Theme
 from klieg.views.picture import FAINT, INK, PAPER, Cell, Mark, Medium, Picture, Ramp, Rule, Span, Text
 from klieg.views.scale import Scale, fit
+from klieg.views.table import STAGES, Table
 from klieg.views.words import phrase, say
 
-STAGES = ("dot", "scaled", "masked", "weights")
 MOST = 96        # rows and columns on paper; more could not be told apart
 LABEL = 14       # columns of a token's label
 
@@ -35,7 +34,8 @@ class Grid:
     gap: float
     decimals: int | None
     labels: tuple[str, ...]
-    turned: bool
+    turn: float
+    """Columns from which on a key's label is written aslant."""
 
     def x(self, key: int) -> float:
         return self.left + (key - self.shown.start) * (self.width + self.gap)
@@ -63,12 +63,10 @@ def heatmap(trace: Trace, layer: int, head: int, stage: str = "weights", scale: 
     if stage not in STAGES:
         raise KliegError(f"there is no stage {stage!r}." + nearest(stage, list(STAGES)))
     call, token = trace[layer], chosen(trace, token)
-    numbers = getattr(call.stages(head), stage).tolist()
-    seen = call.visible(head, slice(None), slice(None)).tolist()
-    table = numbers if stage in ("dot", "scaled") else [values(n, s) for n, s in zip(numbers, seen, strict=True)]
+    table = Table.of(call, head, stage)
     beside = 9 if stage == "weights" else 0
     grid = _grid([safe(t) for t in trace.tokens], table, token, medium, room, most, finest, beside)
-    ramp = fit(stage, scale, [row[:] for row in table])
+    ramp = fit(stage, scale, table)
     place = say("layer and head", language, layer=layer, head=head)
     name = f"{say(stage, language)} = {formula(call, stage)}"
     title = _title(place if heading is None else heading, say(stage, language), formula(call, stage), medium)
@@ -118,7 +116,7 @@ def ranges(ends: list[tuple[int, int]], language: str) -> str:
     return say("and", language).join(spread(a, b) for a, b in ends if a <= b)
 
 
-def _grid(labels: list[str], table: list[list[float | None]], token: int, medium: Medium, room: float | None,
+def _grid(labels: list[str], table: Table, token: int, medium: Medium, room: float | None,
           most: int, finest: int, beside: int) -> Grid:
     """The tokens that fit around the chosen one, with the most decimals that fit."""
     if medium is PAPER:
@@ -126,19 +124,20 @@ def _grid(labels: list[str], table: list[list[float | None]], token: int, medium
         cell = min(max(900 / len(shown), 11), 42 if len(shown) <= 8 else 38)
         longest = max(width(labels[t]) for t in shown) * medium.char
         turned = longest > cell + 4
+        turn = (cell + 4) / medium.char if cell >= 28 else -1.0 if turned else LABEL
         left = min(longest, LABEL * medium.char) + 12
         above = 0.75 * min(longest, LABEL * medium.char) + 8 if turned else 20
         return Grid(shown, left, 2 * medium.line + 26 + above, cell, min(cell, 34), 1 if cell > 14 else 0,
-                    _decimals(table, shown, (cell - 2) / 6.4, medium), tuple(crop(label, LABEL) for label in labels), turned)
+                    _decimals(table, shown, (cell - 2) / 6.4, medium), tuple(crop(label, LABEL) for label in labels), turn)
     gutter = min(max(map(width, labels)), LABEL) + 1
     left_over = (room or 100) - gutter - beside
     for decimals in (4, 2, 4) if beside else (finest, 2):
-        cell = _longest(table, range(len(labels)), decimals, medium) + 2
+        cell = _longest(table, None, decimals, medium) + 2
         if cell * len(labels) <= left_over:
             break
     shown = _window(len(labels), token, max(min(int(left_over // cell), most), 1))
     cropped = tuple(crop(label, cell - 2) if i in shown else label for i, label in enumerate(labels))
-    return Grid(shown, gutter, 2, cell, 1, 0, decimals, cropped, False)
+    return Grid(shown, gutter, 2, cell, 1, 0, decimals, cropped, LABEL)
 
 
 def _window(count: int, token: int, most: int) -> range:
@@ -147,13 +146,14 @@ def _window(count: int, token: int, most: int) -> range:
     return range(start, min(start + most, count))
 
 
-def _longest(table: list[list[float | None]], shown: range, decimals: int, medium: Medium) -> int:
-    return max((len(number(v, decimals, medium)) for i in shown for v in table[i] if v is not None), default=1)
+def _longest(table: Table, shown: range | None, decimals: int, medium: Medium) -> int:
+    """Characters of the longest number, which is the least or the largest one."""
+    return max(len(number(v, decimals, medium)) for v in table.limits(shown))
 
 
-def _decimals(table: list[list[float | None]], shown: range, columns: float, medium: Medium) -> int | None:
+def _decimals(table: Table, shown: range, columns: float, medium: Medium) -> int | None:
     """Two decimals if every number then fits its cell, else one where numbers are large, else None: no figures."""
-    large = any(abs(v) >= 10 for i in shown for v in table[i] if v is not None)
+    large = max(map(abs, table.limits(shown))) >= 10
     return next((d for d in ((2, 1) if large else (2,)) if _longest(table, shown, d, medium) <= columns), None)
 
 
@@ -174,8 +174,9 @@ def _labels(grid: Grid, token: int, medium: Medium) -> list[Mark]:
         row, column = (Span(label, Paint(role), bold=i == token and role == "query") for role in ("query", "key"))
         if medium is PAPER:
             middle = grid.x(i) + grid.width / 2
-            marks.append(Text(middle, grid.top - medium.line - 3, (column,), "start" if grid.turned else "middle", size,
-                              turn=-45 if grid.turned else 0))
+            aslant = width(label) > grid.turn
+            marks.append(Text(middle, grid.top - medium.line - 3, (column,), "start" if aslant else "middle", size,
+                              turn=-45 if aslant else 0))
             marks.append(Text(grid.left - 10, grid.y(i) + (grid.height - medium.line) / 2, (row,), "end", size))
         else:
             marks.append(Text(grid.x(i) + grid.width - 1, grid.top - 1, (column,), "end"))
@@ -184,11 +185,11 @@ def _labels(grid: Grid, token: int, medium: Medium) -> list[Mark]:
     return marks
 
 
-def _cells(grid: Grid, table: list[list[float | None]], ramp: Scale, medium: Medium, name: str) -> list[Mark]:
+def _cells(grid: Grid, table: Table, ramp: Scale, medium: Medium, name: str) -> list[Mark]:
     cells: list[Mark] = []
-    for i in grid.shown:
-        for j in grid.shown:
-            value, pair = table[i][j], f"query {grid.labels[i]}, key {grid.labels[j]}"
+    for i, row in zip(grid.shown, table.cut(grid.shown), strict=True):
+        for j, value in zip(grid.shown, row, strict=True):
+            pair = f"query {grid.labels[i]}, key {grid.labels[j]}"
             hidden = ramp.hides_first and j == 0
             digits = "" if value is None or grid.decimals is None else number(value, grid.decimals, medium)
             cells.append(Cell(
@@ -199,17 +200,17 @@ def _cells(grid: Grid, table: list[list[float | None]], ramp: Scale, medium: Med
     return cells
 
 
-def _sums(grid: Grid, table: list[list[float | None]], medium: Medium, language: str) -> list[Mark]:
+def _sums(grid: Grid, table: Table, medium: Medium, language: str) -> list[Mark]:
     """The row sums, on the right: each is 1 unless the model has a learned sink."""
     right, height = grid.right + (2 if medium is not PAPER else 12), 0 if medium is not PAPER else medium.line
     size = min(12, max(grid.height - 1, 8))
     wide = 6 if medium is not PAPER else 6 * size * 0.56
     marks: list[Mark] = [Text(right + wide, grid.top - 1 if medium is not PAPER else grid.top - height - 3,
                               (Span(say("sum", language), FAINT),), "end", 12)]
+    sums = table.sums()
     for i in grid.shown:
-        total = sum(v for v in table[i] if v is not None)
         y = grid.y(i) + (grid.height - height) / 2 if medium is PAPER else grid.y(i)
-        marks.append(Text(right + wide, y, (Span(number(total, 4, medium), FAINT),), "end", size))
+        marks.append(Text(right + wide, y, (Span(number(sums[i], 4, medium), FAINT),), "end", size))
     return marks
 
 
@@ -220,7 +221,7 @@ def _frame(left: float, top: float, right: float, bottom: float, paint: Paint, t
                 thickness, dashed)
 
 
-def _foot(grid: Grid, table: list[list[float | None]], stage: str, ramp: Scale, trace: Trace, token: int,
+def _foot(grid: Grid, table: Table, stage: str, ramp: Scale, trace: Trace, token: int,
           medium: Medium, language: str) -> tuple[list[Mark], float]:
     """The colour bar, the first token's share, and what is left out; and how high the picture is with them."""
     paper = medium is PAPER
@@ -242,11 +243,12 @@ def _foot(grid: Grid, table: list[list[float | None]], stage: str, ramp: Scale, 
 
 
 def bound(error: float) -> str:
-    """An error as a bound that holds: rounded up to two digits."""
-    if error == 0:
-        return "0"
-    exponent = math.floor(math.log10(error)) - 1
-    return f"{math.ceil(error / 10.0 ** exponent) * 10.0 ** exponent:.1e}".replace("e-0", "e-")
+    """An error as a bound that holds: two digits, rounded up."""
+    text = f"{error:.1e}"
+    if float(text) < error:
+        digits, exponent = text.split("e")
+        text = f"{(round(10 * float(digits)) + 1) * 10.0 ** (int(exponent) - 1):.1e}"
+    return "0" if error == 0 else text.replace("e-0", "e-")
 
 
 def limit(value: float, medium: Medium) -> str:
@@ -254,21 +256,21 @@ def limit(value: float, medium: Medium) -> str:
     return f"{value:.4g}".replace("e-0", "e-").replace("-", medium.minus)
 
 
-def _said(grid: Grid, table: list[list[float | None]], stage: str, ramp: Scale, trace: Trace, token: int,
+def _said(grid: Grid, table: Table, stage: str, ramp: Scale, trace: Trace, token: int,
           language: str) -> list[tuple[Span, ...]]:
     """The lines under the map."""
     lines = []
-    if stage == "masked" and any(v is None for row in table for v in row):
+    if stage == "masked" and table.masks:
         lines.append(phrase("future", language))
-    later = [row[0] for row in table[1:] if row[0] is not None]
+    later = table.first()
     if stage == "weights" and later:
-        share, rows = percent(sum(later) / len(later)), spread(1, len(table) - 1)
+        share, rows = percent(sum(later) / len(later)), spread(1, table.count - 1)
         lines.append(phrase("hidden" if ramp.hides_first else "sink", language, share=share, rows=rows))
-    count = len(table)
+    count = table.count
     if len(grid.shown) < count:
         tokens = ranges([(0, grid.shown.start - 1), (grid.shown.stop, count - 1)], language)
         if stage == "weights":
-            outside = sum(v for j, v in enumerate(table[token]) if v is not None and j not in grid.shown)
+            outside = table.outside(token, grid.shown)
             lines.append(phrase("left out", language, tokens=tokens, share=percent(outside),
                                 token=Span(safe(trace.tokens[token]), Paint("query"))))
         else:

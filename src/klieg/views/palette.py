@@ -51,7 +51,7 @@ class Theme:
 
     def on(self, colour: str) -> str:
         """The ink that is easier to read on a colour: the dark or the light one."""
-        return max(("#16181d", "#ffffff"), key=lambda ink: contrast(ink, colour))
+        return max(("#050506", "#ffffff"), key=lambda ink: contrast(ink, colour))
 
 
 LIGHT = Theme(

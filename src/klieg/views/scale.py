@@ -8,10 +8,10 @@ token leaves its column out of the limits; its cells are hatched and keep their 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from klieg.errors import KliegError, nearest
+from klieg.views.table import Table
 
 SCALES = ("linear", "log", "no-first")
 FLOOR = 1e-6   # the logarithmic scale goes no lower
@@ -36,18 +36,19 @@ class Scale:
         return min(max(part, 0.0), 1.0)
 
 
-def fit(stage: str, kind: str, rows: Iterable[list[float | None]]) -> Scale:
-    """The scale for the values of a map, row by row; None where the mask hides a pair."""
+def fit(stage: str, kind: str, table: Table) -> Scale:
+    """The scale for the numbers of a stage that the mask leaves."""
     if kind not in SCALES:
         raise KliegError(f"there is no scale {kind!r}." + nearest(kind, list(SCALES)))
     if kind == "log" and stage != "weights":
         raise KliegError(f"the log scale is for weights; {stage!r} has numbers below zero, use 'linear' or 'no-first'.")
     hides = kind == "no-first"
-    values = [v for row in rows for v in row[1 if hides else 0:] if v is not None and math.isfinite(v)]
+    values = table.values(after_first=hides)
+    largest = values.abs().max().item() if len(values) else 0.0
     if stage != "weights":
-        limit = max(map(abs, values), default=0.0) or 1.0
-        return Scale("signed", -limit, limit, hides_first=hides)
+        return Scale("signed", -(largest or 1.0), largest or 1.0, hides_first=hides)
     if kind == "log":
-        least = min((v for v in values if v > 0), default=FLOOR)
+        positive = values[values > 0]
+        least = positive.min().item() if len(positive) else FLOOR
         return Scale("weight", max(10.0 ** math.floor(math.log10(least)), FLOOR) if least < 1 else 0.1, 1.0, log=True)
-    return Scale("weight", 0.0, (max(values, default=0.0) or 1.0) if hides else 1.0, hides_first=hides)
+    return Scale("weight", 0.0, (largest or 1.0) if hides else 1.0, hides_first=hides)

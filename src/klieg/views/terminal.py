@@ -19,9 +19,10 @@ from klieg.trace import Candidate, Trace
 from klieg.views import figures, text
 from klieg.views.focus import Focus, focus
 from klieg.views.glyphs import crop, safe, width
-from klieg.views.heatmap import MOST, STAGES, ranges
+from klieg.views.heatmap import MOST, ranges
 from klieg.views.palette import DARK, Paint, Theme
 from klieg.views.picture import FAINT, INK, TERMINAL, Cell, Picture, Span, Text
+from klieg.views.table import STAGES
 from klieg.views.words import phrase, say
 
 GAP = 2             # columns between two tables

@@ -1,0 +1,60 @@
+"""Traces of random q, k and v for the tests of views: exact by construction, and certified as any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from klieg.attention import Mask, hide, log_sum_exp, output, scores, weights
+from klieg.trace import Call, Trace
+
+WORDS = ("⟨s⟩", "I", "love", "you", "↩")
+SENTENCE = "小沈阳江西演唱会邀请了，"
+
+
+def build(tokens: Sequence[str] = WORDS, layers: int = 3, heads: int = 4, groups: int = 2, d: int = 8, seed: int = 0,
+          softcap: float | None = None, sinks: bool = False, bias: bool = False, mask: Mask | None = None,
+          rotated: bool = True) -> Trace:
+    """One causal pass over the tokens with random numbers."""
+    random = torch.Generator().manual_seed(seed)
+    n, calls, mask = len(tokens), [], mask or Mask.causal()
+    draw = lambda *shape: torch.randn(*shape, generator=random)  # noqa: E731
+    for layer in range(layers):
+        q, k, v = 1.7 * draw(1, heads, n, d), 1.7 * draw(1, groups, n, d), draw(1, groups, n, d)
+        sink, added = (draw(heads) if sinks else None), (draw(1, 1, n, n) if bias else None)
+        s = hide(scores(q, k, softcap=softcap, bias=added), mask)
+        lse = log_sum_exp(s, sink)
+        calls.append(Call(layer, "self", q, k, v, lse, output(weights(s, lse), v), mask, d ** -0.5, "dense", softcap,
+                          sink, added, draw(*q.shape) if rotated else None, draw(*k.shape) if rotated else None))
+    vocabulary = ["too", "more", "苹果", "<b>", *(f"word{i}" for i in range(26))]
+    return Trace("tiny <model>", " ".join(tokens), list(range(n)), list(tokens), calls, 2 * draw(n, 30), vocabulary)
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., Trace]:
+    return build
+
+
+@pytest.fixture(scope="session")
+def trace() -> Trace:
+    return build()
+
+
+@pytest.fixture(scope="session")
+def chinese() -> Trace:
+    return build(["⟨s⟩", *SENTENCE], seed=1)
+
+
+@pytest.fixture(scope="session")
+def long() -> Trace:
+    return build(["⟨s⟩", *("the quick brown fox jumps over a sleeping dog and " * 13).split()], layers=2, seed=2)
+
+
+HOSTILE = ("⟨s⟩", "<script>alert(1)</script>", "</script><!--", "\x1b[31mred", "\u202eevil", "a\nb", "&amp;\"'", "مرحبا")
+
+
+@pytest.fixture(scope="session")
+def hostile() -> Trace:
+    return build(HOSTILE, layers=2, seed=3)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from klieg.errors import KliegError
+from klieg.trace import Trace
+from klieg.views.focus import chosen, focus, rows
+
+
+def test_the_most_certain_head_has_the_largest_weight_elsewhere(trace: Trace) -> None:
+    seen = focus(trace)
+    everywhere = [(float(call.row(h, 4)[j]), call.layer, h, j) for call in trace.calls for h in range(4) for j in (1, 2, 3)]
+    weight, layer, head, key = max(everywhere)
+    assert (seen.token, seen.layer, seen.head, seen.here.key) == (4, layer, head, key)
+    assert seen.peak == seen.here and seen.peak.weight == pytest.approx(weight)
+
+
+def test_what_the_user_chose_is_kept(trace: Trace) -> None:
+    seen = focus(trace, layer=1, head=2, token=3)
+    assert (seen.token, seen.layer, seen.head) == (3, 1, 2)
+    assert focus(trace, layer=1).layer == 1 and focus(trace, head=3).head == 3
+
+
+def test_a_text_of_one_token_has_a_focus(make: Callable[..., Trace]) -> None:
+    seen = focus(make(["⟨s⟩"]))
+    assert seen.here.key == 0 and seen.here.weight == pytest.approx(1)
+
+
+def test_rows_are_the_traces_own_and_none_where_masked(trace: Trace) -> None:
+    table = rows(trace, 2)
+    assert len(table) == 3 and len(table[0]) == 4
+    assert table[1][2][3:] == [None, None]
+    assert table[1][2][:3] == pytest.approx(trace[1].row(2, 2)[:3].tolist())
+
+
+@pytest.mark.parametrize(("asked", "words"), [({"token": 5}, "tokens 0 to 4"), ({"layer": 9}, "layers 0 to 2"),
+                                              ({"head": 4}, "heads are 0 to 3"), ({"token": -1}, "no token -1")])
+def test_what_there_is_not_is_refused(trace: Trace, asked: dict, words: str) -> None:
+    with pytest.raises(KliegError, match=words):
+        focus(trace, **asked)
+    assert chosen(trace, None) == 4
