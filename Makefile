@@ -40,6 +40,12 @@ RECIPE ?= recipes/chat.toml
 train: $(READY)
 	$(BIN)/klieg train $(RECIPE)
 
+# Train the bundled model and put it where it ships: make weights DATA=folder-of-texts (docs/data.md)
+DATA ?= $(KLIEG_DATA)
+weights: $(READY)
+	$(BIN)/klieg train recipes/chat.toml --out runs/chat --data "$(DATA)"
+	$(BIN)/python recipes/release.py runs/chat src/klieg/weights/chat --data "$(DATA)"
+
 clean:
 	rm -rf .venv build web/node_modules
 

@@ -114,8 +114,11 @@ class Reader:
             from klieg.recipe import read
             read(self.folder / "recipes/chat.toml")
             return ""
-        with patch("klieg.explorer.server.serve"):            # would serve until Ctrl-C
-            return klieg(arguments[1:], said, self.folder, self.chinese)
+        if arguments[1] == "serve":                           # all but the serving, which Ctrl-C would end
+            with patch("klieg.explorer.server.serve"), contextlib.suppress(KeyboardInterrupt):
+                klieg(arguments[1:], said, self.folder, self.chinese)
+            return ""
+        return klieg(arguments[1:], said, self.folder, self.chinese)
 
     def snippet(self, code: str) -> str:
         """What a Python snippet prints; snippets of one document share their names."""

@@ -2,8 +2,9 @@
 
 The formula is written out here once more, with torch.softmax and nothing of Klieg in it. In
 float64 it is the truth; in the precision of the kernel it is what PyTorch gives without us, and
-a kernel may err twice as much as that, plus a few units in the last place for the rows that
-plain PyTorch gets exactly right by luck (a row of one key, say).
+a kernel may err twice as much as that, plus one unit in the last place for the rows that plain
+PyTorch gets exactly right by luck (a row of one key, say). A gradient is held to this in the
+mean square; its single worst number, which is torch's own in the fused kernel, may err four times.
 """
 
 from __future__ import annotations
@@ -86,8 +87,12 @@ def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Ma
     left = torch.ones(batch, keys, dtype=torch.bool)
     left[0, :keys // 2 + 1] = False                              # the queries before it see nothing
     ids = torch.randint(0, 4, (batch, keys), generator=random).sort(dim=1).values
-    same = torch.nn.functional.one_hot(ids).float()
-    same = torch.nn.functional.pad(same @ same.mT > 0, (0, 0, max(queries - keys, 0), 0))[:, None, -queries:]
+    scattered = torch.randint(0, 3, (batch, keys), generator=random)
+
+    def same(ids: Tensor) -> Tensor:
+        member = torch.nn.functional.one_hot(ids).float()
+        return torch.nn.functional.pad(member @ member.mT > 0, (0, 0, max(queries - keys, 0), 0))[:, None, -queries:]
+
     table = torch.rand(1, heads, queries, keys, generator=random) < 0.5
     table[:, :, 0] = False                                       # and the first query here
     prefix = causal.clone()
@@ -100,11 +105,12 @@ def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Ma
         "prefix": (Mask.prefix(keys // 3), prefix),
         "padding": (Mask.padding(real), all_ & real[:, None, None]),
         "causal left padding": (Mask.causal() & Mask.padding(left), causal & left[:, None, None]),
-        "documents": (Mask.documents(ids), all_ & same),
-        "causal documents": (Mask.causal() & Mask.documents(ids), causal & same),
+        "documents": (Mask.documents(ids), all_ & same(ids)),
+        "causal documents": (Mask.causal() & Mask.documents(ids), causal & same(ids)),
+        "causal scattered documents": (Mask.causal() & Mask.documents(scattered), causal & same(scattered)),
         "explicit": (Mask.explicit(table, first_slot=keys - queries), all_ & table),
         "all at once": (Mask.causal() & Mask.window(50) & Mask.padding(real) & Mask.documents(ids),
-                        causal & window(50) & real[:, None, None] & same)}
+                        causal & window(50) & real[:, None, None] & same(ids))}
 
 
 def call(mask: str = "causal", *, batch: int = 2, heads: int = 4, groups: int = 2, queries: int = 45, keys: int = 45,
@@ -127,17 +133,16 @@ def options(name: str, heads: int, queries: int, keys: int) -> dict:
         "all": {"softcap": 2.0, "sinks": sinks, "bias": bias}}[name]}
 
 
-def assert_no_worse(found: Tensor, plain: Tensor, truth: Tensor, what: str) -> None:
-    """At most twice the error of plain PyTorch, in the mean square and in the worst number.
+def assert_no_worse(found: Tensor, plain: Tensor, truth: Tensor, what: str, worst: int = 2) -> None:
+    """At most twice the error of plain PyTorch in the mean square, and `worst` times in the worst number.
 
-    The floor is what rounding the answer to its own type costs at the size it has here.
+    The floor is one unit in the last place of float32, at the size that the answer has.
     """
     hidden = torch.isneginf(truth)
     assert torch.equal(torch.isneginf(found), hidden), f"{what}: not the same rows are blind"
     found, plain, truth = (x.masked_fill(hidden, 0).double() for x in (found, plain, truth))
-    size = truth.abs().max().item()
-    for norm in (lambda x: x.square().mean().sqrt().item(), lambda x: x.abs().max().item()):
-        error, allowed = norm(found - truth), 2 * norm(plain - truth) + 4 * EPSILON * size
+    for norm, times in ((lambda x: x.square().mean().sqrt().item(), 2), (lambda x: x.abs().max().item(), worst)):
+        error, allowed = norm(found - truth), times * norm(plain - truth) + EPSILON * norm(truth)
         assert error <= allowed, f"{what}: off by {error:.2e}, plain PyTorch by {norm(plain - truth):.2e}"
 
 
@@ -230,7 +235,8 @@ def gradients(run: Callable[..., Tensor], exact: Call, weight: Tensor, trained_b
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("mask", ["causal", "causal left padding", "causal documents", "explicit", "window", "none"])
+@pytest.mark.parametrize("mask", ["causal", "causal left padding", "causal documents", "causal scattered documents",
+                                  "explicit", "window", "none"])
 @pytest.mark.parametrize("option", ["none", "softcap", "bias", "row of bias", "blinding bias", "all"])
 def test_gradients(dtype: torch.dtype, mask: str, option: str) -> None:
     exact = call(mask, queries=45 if option != "none" else 77, keys=77, value_width=32 if option != "all" else 9)
@@ -255,7 +261,7 @@ def test_gradients(dtype: torch.dtype, mask: str, option: str) -> None:
             ours, theirs = gradients(run, here, weight, bias), gradients(plain, here, weight, bias)
             for name, a, b, c in zip(["q", "k", "v", "4th", "5th"], ours, theirs, truths, strict=False):
                 assert a.dtype == b.dtype
-                assert_no_worse(a, b, c, f"{kernel} gradient of {name}")
+                assert_no_worse(a, b, c, f"{kernel} gradient of {name}", worst=4)
 
 
 @pytest.mark.parametrize("kernel", ["dense", "streamed"])

@@ -3,20 +3,36 @@
 Nothing is loaded before Ctrl-C is looked after, so it ends in one line and status 130 anywhere.
 """
 
+import os
 import signal
 import sys
+from types import FrameType
+
+STOPPED = b"klieg: stopped.\n"
 
 
 def main() -> None:
     """The console script."""
+    signal.signal(signal.SIGINT, stop)
     try:
         from klieg.cli import main as run
         run()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # What was asked for is done; only tidying up is left.
+        status = 0
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("klieg: stopped.", file=sys.stderr)
-        sys.exit(130)
+        os.write(2, STOPPED)
+        status = 130
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was to be done is done; only tidying up is left
+    sys.exit(status)
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C. While a module loads nothing is half written, and libraries swallow exceptions there: it ends at once."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, STOPPED)
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -54,9 +54,11 @@ def read_config(folder: Path) -> dict:
     return read_json(path)
 
 
-def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]],
-                 dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """The tensors that `shapes` (from the config) asks for, by name, in `dtype`; KliegError unless all are right.
+def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.float32,
+                 keep: Callable[[Tensor], bool] = lambda tensor: False) -> dict[str, Tensor]:
+    """The tensors that `shapes` (from the config) asks for, by name; KliegError unless all are right.
+
+    They come in `dtype`, but for those that `keep` wants as they are stored.
 
     Everything is checked from the headers before any weight is read. Three liberties of Hugging
     Face's files are allowed: names without the base model's prefix (the first `gpt2` has them),
@@ -76,7 +78,7 @@ def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]],
         if found != tuple(shape):
             raise KliegError(f"{folder}: {want} has shape {found} and config.json asks for {tuple(shape)}; "
                              f"the weights belong to another config.")
-    tensors = {want: _finite(folder, want, stored[name].get_tensor(name), dtype) for want, name in names.items()}
+    tensors = {want: _finite(folder, want, stored[name].get_tensor(name), dtype, keep) for want, name in names.items()}
     extra = [name for name in stored if name not in names.values() and not _DERIVED.search(name)
              and not (name == "lm_head.weight" and _is_tied(stored[name].get_tensor(name).to(dtype), tensors))]
     if extra:
@@ -112,11 +114,11 @@ def _open(path: Path) -> safe_open:
         raise KliegError(f"{path} is damaged or cut short ({first_line(e)}); fetch it again.") from None
 
 
-def _finite(folder: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _finite(folder: Path, name: str, tensor: Tensor, dtype: torch.dtype, keep: Callable[[Tensor], bool]) -> Tensor:
     if not tensor.is_floating_point():
         raise KliegError(f"{folder}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')}; "
                          f"quantized weights are not supported, use the original ones.")
-    tensor = tensor.to(dtype)
+    tensor = tensor.clone() if keep(tensor) else tensor.to(dtype)
     if tensor.numel() and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
         raise KliegError(f"{folder}: {name} holds NaN or infinite weights; fetch it again or train it anew.")
     return tensor

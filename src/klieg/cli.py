@@ -67,7 +67,7 @@ def _streams() -> None:
         _end("standard output is closed; send it to a file or to /dev/null.", 1)
     for name, mode in (("stdin", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
@@ -248,7 +248,7 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML file; see recipes/.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run, where it also goes on; by default runs/NAME.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder of texts; by default KLIEG_DATA.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; by default all.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads; by default all.")] = None,
 ) -> None:
     """Train a model by a recipe. Interrupt it at any time and give the same command to go on."""
     import torch

@@ -15,7 +15,7 @@ from torch import Tensor
 from klieg.attention import Mask
 from klieg.errors import KliegError
 from klieg.models import Decoder
-from klieg.tokenizers import Tokenizer
+from klieg.tokenizers import Stream, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Sampling:
     """The same seed gives the same text; None draws one."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise KliegError(f"temperature is {self.temperature}; it must be 0 or more.")
+        if self.temperature != 0 and not 1e-6 <= self.temperature < float("inf"):
+            raise KliegError(f"temperature is {self.temperature}; it must be 0 (the likeliest token) or at least 1e-6.")
         if self.top_k < 0:
             raise KliegError(f"top-k is {self.top_k}; it must be 0 (all) or more.")
         if not 0 < self.top_p <= 1:
             raise KliegError(f"top-p is {self.top_p}; it must be above 0 and at most 1.")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise KliegError(f"seed is {self.seed}; it must be a whole number from 0 to 2^63 - 1.")
 
     def generator(self) -> torch.Generator:
         """The source of randomness of one text."""
@@ -84,7 +86,7 @@ def generate(model: Decoder, ids: Tensor, count: int, sampling: Sampling | None 
     cache = model.new_cache(ids.shape[0], min(model.positions, ids.shape[1] + max(count, 0)))
     padded = real is not None and not bool(real.all())
     positions = (real.long().cumsum(1) - 1).clamp(min=0) if padded else None
-    for step in range(count):
+    for _ in range(count):
         mask = Mask.padding(real) if padded else None
         logits = model.head(model.hidden(ids, mask=mask, positions=positions, cache=cache)[:, -1])
         chosen = choose(logits, sampling, generator)
@@ -97,12 +99,16 @@ def generate(model: Decoder, ids: Tensor, count: int, sampling: Sampling | None 
 
 def stream(model: Decoder, tokenizer: Tokenizer, prompt: str | list[int], sampling: Sampling, count: int = 256,
            stop: tuple[int, ...] = ()) -> Iterator[str]:
-    """The continuation of one text, in pieces of whole characters; ends at the end mark or a `stop` id."""
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-    if len(ids) > model.positions:
-        raise KliegError(f"the prompt has {len(ids)} tokens and the model {model.positions} positions; shorten it.")
-    decoder, ends = tokenizer.stream(), {tokenizer.eos, *stop}
-    for chosen in generate(model, torch.tensor([ids]), count, sampling):
+    """The continuation of one text, in pieces of whole characters; ends at the end mark or a `stop` id.
+
+    A prompt that is too long is refused at once, before the first piece is asked for.
+    """
+    ids = tokenizer.fitting(prompt, model.positions) if isinstance(prompt, str) else prompt
+    return _pieces(generate(model, torch.tensor([ids]), count, sampling), tokenizer.stream(), {tokenizer.eos, *stop})
+
+
+def _pieces(tokens: Iterator[Tensor], decoder: Stream, ends: set[int | None]) -> Iterator[str]:
+    for chosen in tokens:
         id = int(chosen[0])
         if id in ends:
             return
@@ -123,7 +129,8 @@ class Conversation:
     def say(self, text: str, count: int = 80) -> Iterator[str]:
         """Add the user's turn; the reply in pieces, at most `count` tokens."""
         newline = self._tokenizer.encode("\n", bos=False)
-        self._turns.append([*self._tokenizer.encode(" ".join(text.split()), bos=False), *newline])
+        turn = self._tokenizer.fitting(" ".join(text.split()), self._model.positions - 1 - len(newline), bos=False)
+        self._turns.append([*turn, *newline])
         room = self._model.positions - count - 1
         while len(self._turns) > 1 and sum(map(len, self._turns)) > room:
             del self._turns[0]
@@ -131,7 +138,8 @@ class Conversation:
         self._said += 1
         seed = None if self._sampling.seed is None else self._sampling.seed + self._said
         reply = ""
-        for piece in stream(self._model, self._tokenizer, prompt, replace(self._sampling, seed=seed), count, tuple(newline[-1:])):
+        sampling = replace(self._sampling, seed=seed)
+        for piece in stream(self._model, self._tokenizer, prompt, sampling, count, tuple(newline[-1:])):
             reply += piece
             yield piece
         self._turns.append([*self._tokenizer.encode(reply, bos=False), *newline])

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from klieg import half
 from klieg.attention import Mask
 from klieg.cache import Cache
 from klieg.kernels import Attention, attend
@@ -53,12 +54,18 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         pass
 
+    def forward(self, x: Tensor) -> Tensor:
+        return half.linear(x, self.weight, self.bias)
+
 
 class Embedding(nn.Embedding):
-    """A row for every id, without first values."""
+    """A row for every id, without first values; rows kept in bfloat16 come as float32."""
 
     def reset_parameters(self) -> None:
         pass
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids).float()
 
 
 class RMSNorm(nn.Module):
@@ -70,9 +77,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * self.weight).to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
 def rotary(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klieg import checkpoint
+from klieg import checkpoint, half
 from klieg.attention import Mask
 from klieg.cache import Cache
 from klieg.errors import KliegError, first_line, nearest
-from klieg.layers import (Context, Embedding, GPT2Block, Linear, LlamaBlock, Observer, RMSNorm, TransposedLinear,
-                          rotary)
+from klieg.layers import Context, Embedding, GPT2Block, Linear, LlamaBlock, Observer, RMSNorm, TransposedLinear, rotary
 from klieg.tokenizers import Tokenizer
 
 
@@ -58,7 +56,7 @@ class LlamaConfig:
         if not isinstance(rope, dict):
             raise KliegError(f"the rotary scaling is {rope!r}; it must be an object.")
         kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in _ROPE:
+        if kind not in list(_ROPE):
             raise KliegError(f"rotary scaling {kind!r} is not supported; {', '.join(_ROPE)} are.")
         for key in _ROPE[kind]:
             if not _positive(rope.get(key)):
@@ -168,12 +166,12 @@ class Decoder(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """hidden (..., width) -> logits (..., vocabulary)."""
-        return F.linear(hidden, self.vocabulary)
+        return half.linear(hidden, self.vocabulary)
 
     def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
         """An empty cache for `batch` texts; capacity defaults to all positions."""
         p = self.vocabulary
-        return Cache(self.layers, batch, self.kv_heads, self.head_width, capacity or self.positions, p.dtype, p.device)
+        return Cache(self.layers, batch, self.kv_heads, self.head_width, capacity or self.positions, device=p.device)
 
     @property
     def parameter_count(self) -> int:
@@ -293,7 +291,7 @@ _VALID = {"int": (lambda value: _whole(value) and value <= LARGEST, f"a whole nu
 def parse_config(raw: dict, where: str) -> Config:
     """config.json -> a Config; refuses by name whatever would change the arithmetic unseen."""
     kind = raw.get("model_type")
-    if kind not in _SHAPES:
+    if kind not in list(_SHAPES):
         raise KliegError(f"{where}: model_type is {kind!r}; Klieg opens {' and '.join(sorted(_SHAPES))} models.")
     cls = _SHAPES[kind][0]
     for key, value in cls.required.items():
@@ -365,19 +363,20 @@ def _download(name: str) -> Path:
 
 
 def load(name: str) -> tuple[Decoder, Tokenizer]:
-    """The model and its tokenizer, in float32, ready for inference."""
+    """The model and its tokenizer, ready for inference: it computes in float32, whatever its matrices are kept in."""
     folder = find(name)
     config = parse_config(checkpoint.read_config(folder), str(folder / "config.json"))
     model = outline(config)
+    keep = half.worthwhile if isinstance(model, Llama) else lambda matrix: False
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    model.load_state_dict(checkpoint.read_tensors(folder, shapes), assign=True)
+    model.load_state_dict(checkpoint.read_tensors(folder, shapes, keep=keep), assign=True)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.size > model.vocabulary.shape[0]:
         raise KliegError(f"{folder}: the tokenizer has {tokenizer.size} pieces and the model {model.vocabulary.shape[0]}.")
     return model.eval().requires_grad_(False), tokenizer
 
 
-def save(folder: Path, model: Decoder, tokenizer: Tokenizer, extra: dict[str, str] | None = None,
+def save(folder: Path, model: Decoder, tokenizer: Tokenizer, extra: dict[str, str | bytes] | None = None,
          dtype: torch.dtype = torch.float32) -> None:
     """Write a folder that transformers opens: config.json, model.safetensors, tokenizer.json."""
     names = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}

@@ -15,7 +15,6 @@ from klieg.data import Source
 from klieg.errors import KliegError, nearest
 from klieg.models import Config, parse_config
 
-
 T = TypeVar("T")
 
 

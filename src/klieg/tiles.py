@@ -118,7 +118,7 @@ class Scores:
         s = capped if self.bias is None else capped + part(self.bias, rows, columns).to(capped.dtype)
         slots, keys = self.slots(rows), self.keys(columns)
         mask = narrow(self.mask, slots, keys)
-        if not mask.rules:
+        if len(mask.rules) == 0:
             return s
         device = s.device
         seen = mask.visible(torch.arange(slots.start, slots.stop, device=device),

@@ -27,6 +27,8 @@ from klieg.labels import labels, mark
 if TYPE_CHECKING:
     import tokenizers
 
+LONGEST_PIECE = 128  # characters; a text of more than this many for each position need not be encoded to be too long
+
 # Where a text may be cut before merging: contractions, single Chinese characters (a map wants a
 # cell for each), words with the space before them, single digits, punctuation, lines, spaces.
 _WORDS = (r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})|\p{Han}| ?[[\p{L}\p{M}]&&[^\p{Han}]]+| ?\p{N}"
@@ -123,6 +125,17 @@ class Tokenizer:
         """Ids of the text. With bos=True it opens as the tokenizer itself opens a text: ours with <s>, GPT-2's bare."""
         ids = self._backend.encode(_unicode(text), add_special_tokens=False).ids
         return [*self._opening, *ids] if bos else ids
+
+    def fitting(self, text: str, positions: int, cut: bool = False, bos: bool = True, offer: str = "") -> list[int]:
+        """encode(), but a text of more tokens than `positions` is refused with an `offer`, or cut at its end."""
+        most = positions * LONGEST_PIECE
+        size = f"{len(text):,} characters"
+        if cut or len(text) <= most:
+            ids = self.encode(text[:most], bos)
+            if cut or len(ids) <= positions:
+                return ids[:positions]
+            size = f"{len(ids):,} tokens"
+        raise KliegError(f"the text has {size} and the model positions for {positions} tokens; shorten it{offer}.")
 
     def encode_all(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """Ids of many texts, bare, on all cores; a thousand texts are held at a time."""

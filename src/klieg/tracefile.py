@@ -12,7 +12,6 @@ import zipfile
 from dataclasses import fields
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor

@@ -10,14 +10,11 @@ from collections.abc import Sequence
 
 import torch
 
-from klieg.errors import KliegError
 from klieg.layers import Observation
 from klieg.models import Decoder, load
 from klieg.survey import SurveySpec, survey
 from klieg.tokenizers import Tokenizer, check_text
 from klieg.trace import Call, Trace
-
-LONGEST_PIECE = 128  # bytes; a text of more than this many for each position cannot fit and need not be encoded
 
 
 class Vocabulary(Sequence[str]):
@@ -46,7 +43,7 @@ def trace(model: str | tuple[Decoder, Tokenizer], text: str, *, cut: bool = Fals
     check_text(text)
     decoder, tokenizer = load(model) if isinstance(model, str) else model
     name = name or (model if isinstance(model, str) else type(decoder).__name__)
-    ids = fitting(tokenizer, text, decoder.positions, cut)
+    ids = tokenizer.fitting(text, decoder.positions, cut, offer=", or have its end cut off with --cut (in Python, cut=True)")
     calls: list[Call] = []
 
     def keep(seen: Observation) -> None:
@@ -57,20 +54,3 @@ def trace(model: str | tuple[Decoder, Tokenizer], text: str, *, cut: bool = Fals
 
     logits = decoder(torch.tensor([ids]), observe=keep, kernel=kernel)[0].float()
     return Trace(name, text, ids, tokenizer.labels(ids), calls, logits, Vocabulary(tokenizer, logits.shape[-1]))
-
-
-def fitting(tokenizer: Tokenizer, text: str, positions: int, cut: bool) -> list[int]:
-    """The text's ids; refuses, or cuts, what the model has no positions for."""
-    most = positions * LONGEST_PIECE
-    if cut:
-        text = text[:most]
-    elif len(text) > most:
-        raise KliegError(f"the text has {len(text):,} characters and the model {positions} positions; "
-                         f"shorten it, or pass --cut to keep the first {positions} tokens.")
-    ids = tokenizer.encode(text)
-    if len(ids) > positions:
-        if not cut:
-            raise KliegError(f"the text has {len(ids):,} tokens and the model {positions} positions; "
-                             f"shorten it, or pass --cut to keep the first {positions}.")
-        ids = ids[:positions]
-    return ids

@@ -90,7 +90,7 @@ def _needed(mask: Mask, queries: int, keys: int) -> Mask:
 
 def _plain(needed: Mask, queries: int, keys: int) -> bool:
     """Whether the operator's own causality, or none, says the same as the mask."""
-    return not needed.rules or (queries == keys and all(rule.kind == "causal" for rule in needed.rules))
+    return len(needed.rules) == 0 or (queries == keys and all(rule.kind == "causal" for rule in needed.rules))
 
 
 def _copies(mask: Mask) -> int:
@@ -106,14 +106,15 @@ def _prepare(mask: Mask, queries: int, keys: int, dtype: torch.dtype) -> _Prepar
     shape = queries, keys, dtype
     known = _prepared.get(mask)
     if known is None or known[0] != shape:
-        known = _prepared[mask] = shape, _build(mask, queries, keys, dtype)
+        with torch.inference_mode(False):                        # it may serve training later
+            known = _prepared[mask] = shape, _build(mask, queries, keys, dtype)
     return known[1]
 
 
 def _build(mask: Mask, queries: int, keys: int, dtype: torch.dtype) -> _Prepared:
     needed = _needed(mask, queries, keys)
     if _plain(needed, queries, keys):
-        return _Prepared(bool(needed.rules), None, None)
+        return _Prepared(len(needed.rules) > 0, None, None)
     seen = needed.visible(slots(queries, keys), torch.arange(keys))
     additive = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)
     blind = ~seen.any(-1)
