@@ -76,10 +76,10 @@ def measure(recipe: Recipe, steps: int, compiled: bool) -> tuple[list[float], li
     their: list[float] = []
 
     class Clock(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001
+        def on_step_begin(self, args, state, control, **kwargs) -> None:
             self.started = time.perf_counter()
 
-        def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ANN001
+        def on_step_end(self, args, state, control, **kwargs) -> None:
             their.append(time.perf_counter() - self.started)
             started = time.perf_counter()
             losses.append(stepper(state.global_step - 1, [rows[state.global_step - 1]])[0])

@@ -13,7 +13,7 @@ HOUSE = Path(__file__).parents[1] / "src" / "klieg"
 FILES = {str(path.relative_to(HOUSE)): path for path in sorted(HOUSE.rglob("*.py"))}
 
 # A room may import rooms before it, and never one behind it. tracefile is the trace on disk.
-ORDER = ["errors", "atomic", "attention", "tiles", "survey", "kernels", "cache", "layers", "labels", "checkpoint",
+ORDER = ["errors", "half", "atomic", "attention", "tiles", "survey", "kernels", "cache", "layers", "labels", "checkpoint",
          "tokenizers", "models", "generate", "beam", "loss", "data", "recipe", "train", "trace", "watch", "whatif",
          "analysis", "views", "explorer", "labs", "cli"]
 SAME = {"tracefile": "trace"}

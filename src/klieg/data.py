@@ -30,7 +30,8 @@ VALIDATION_SHARE = 100  # one document in so many is kept for validation
 def _read(path: Path) -> str:
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise KliegError(f"{path} is not there; see docs/data.md for the texts and where they come from.") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
@@ -148,7 +149,8 @@ class Corpus:
     def __init__(self, documents: list[np.ndarray], repeats: np.ndarray, bos: int, context: int, seed: int) -> None:
         """documents: token ids that start with `bos`; repeats (n,): how often each occurs in an epoch."""
         if not documents or sum(map(len, documents)) <= context:
-            raise KliegError(f"the texts hold less than one row of {context} tokens; add text or shorten `context`.")
+            raise KliegError(f"the texts, or the hundredth of their documents that is held out, hold less than one row of "
+                             f"{context} tokens; add text, set documents apart by blank lines, or shorten `context`.")
         self._tokens = np.concatenate(documents)
         self._starts = np.concatenate([[0], np.cumsum([len(d) for d in documents])])
         self._repeats, self._bos, self._context, self._seed = repeats, bos, context, seed

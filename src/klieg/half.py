@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-import klieg
 
 ROWS = 4           # beyond this many rows the library's matrix product is faster
 LARGEST = 2**24    # numbers of a matrix; a larger one is worth more threads than the native kernel uses
@@ -25,7 +24,8 @@ LARGEST = 2**24    # numbers of a matrix; a larger one is worth more threads tha
 @cache
 def native() -> ctypes.CDLL | None:
     """The compiled library; None where Klieg was installed without a compiler."""
-    for folder in klieg.__path__:
+    spec = find_spec("klieg")
+    for folder in spec.submodule_search_locations or ():
         for path in sorted(Path(folder, "lib").glob("*klieg_native*")):
             library = ctypes.CDLL(str(path))
             library.klieg_half_rows.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3

@@ -135,7 +135,7 @@ class Tokenizer:
             if cut or len(ids) <= positions:
                 return ids[:positions]
             size = f"{len(ids):,} tokens"
-        raise KliegError(f"the text has {size} and the model positions for {positions} tokens; shorten it{offer}.")
+        raise KliegError(f"the text has {size} and the model has positions for {positions} tokens; shorten it{offer}.")
 
     def encode_all(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """Ids of many texts, bare, on all cores; a thousand texts are held at a time."""

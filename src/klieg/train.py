@@ -20,7 +20,7 @@ from torch import Tensor
 
 from klieg import checkpoint, models
 from klieg.attention import Mask
-from klieg.data import Batch, Corpus, encode
+from klieg.data import Batch, encode
 from klieg.errors import KliegError
 from klieg.loss import token_loss
 from klieg.recipe import Recipe, Training

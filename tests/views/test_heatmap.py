@@ -10,6 +10,7 @@ from klieg.trace import Trace
 from klieg.views.heatmap import MOST, bound, formula, heatmap, number, percent
 from klieg.views.picture import PAPER, TERMINAL, Cell, Medium, Picture, Ramp, Rule, Text
 from klieg.views.table import STAGES
+from klieg.views.text import lower
 
 MEDIA = pytest.mark.parametrize("medium", [PAPER, TERMINAL], ids=lambda m: m.name)
 
@@ -106,6 +107,23 @@ def test_row_sums_of_a_model_with_a_sink_are_its_own(make: Callable[..., Trace])
     trace = make(sinks=True)
     sums = [f"{row.sum().item():.4f}" for row in trace[0].weights(0)]
     assert all(s in words(heatmap(trace, 0, 0)) for s in sums) and "1.0000" not in sums
+
+
+def test_small_cells_show_a_whole_chinese_sentence_with_its_characters(chinese: Trace) -> None:
+    picture = heatmap(chinese, 1, 2, medium=TERMINAL, room=60, bare=True)
+    n = len(chinese.tokens)
+    assert picture.width <= 60 and len(cells(picture)) == n * n and not any(cell.digits for cell in cells(picture))
+    assert [c.value for c in cells(picture) if c.state == "shown"] == pytest.approx(
+        [w for i, row in enumerate(chinese[1].weights(2).tolist()) for w in row[:i + 1]])
+    keys = [mark.string for mark in picture.marks if isinstance(mark, Text) and mark.y == 1]
+    assert [key for key in keys if key] == list(chinese.tokens[1:])
+    assert lower(picture)[3].plain.count("·") == n - 2
+
+
+def test_small_cells_of_long_words_are_numbered(trace: Trace) -> None:
+    picture = heatmap(trace, 0, 0, medium=TERMINAL, room=25, bare=True)
+    keys = [mark.string for mark in picture.marks if isinstance(mark, Text) and mark.y == 1]
+    assert keys == ["0", "", "", "", ""] and {cell.width for cell in cells(picture)} == {3}
 
 
 def test_numbers_shares_and_bounds() -> None:

@@ -54,25 +54,26 @@ class Grid:
 
 def heatmap(trace: Trace, layer: int, head: int, stage: str = "weights", scale: str = "linear", theme: Theme = LIGHT, *,
             token: int | None = None, medium: Medium = PAPER, room: float | None = None, finest: int = 4,
-            most: int = MOST, heading: str | None = None, language: str = "en") -> Picture:
+            most: int = MOST, bare: bool = False, heading: str | None = None, language: str = "en") -> Picture:
     """The map of one head at one stage (dot, scaled, masked or weights) on one scale (linear, log or no-first).
 
     room: the columns there are in a terminal, and finest: decimals of scores there; paper takes what it needs.
-    most: rows and columns; heading: in place of the layer and the head.
+    most: rows and columns; bare: small cells without numbers, in a terminal; heading: in place of the layer and the head.
     """
     if stage not in STAGES:
         raise KliegError(f"there is no stage {stage!r}." + nearest(stage, list(STAGES)))
     call, token = trace[layer], chosen(trace, token)
     table = Table.of(call, head, stage)
-    beside = 9 if stage == "weights" else 0
-    grid = _grid([safe(t) for t in trace.tokens], table, token, medium, room, most, finest, beside)
+    beside = 9 if stage == "weights" and not bare else 0
+    labels = [safe(t) for t in trace.tokens]
+    grid = _bare(labels, token, room or 100) if bare else _grid(labels, table, token, medium, room, most, finest, beside)
     ramp = fit(stage, scale, table)
     place = say("layer and head", language, layer=layer, head=head)
     name = f"{say(stage, language)} = {formula(call, stage)}"
     title = _title(place if heading is None else heading, say(stage, language), formula(call, stage), medium)
-    marks: list[Mark] = [*title, *_labels(grid, token, medium)]
+    marks: list[Mark] = [*title, *_labels(grid, token, medium, _short(grid) if bare else grid.labels)]
     marks += _cells(grid, table, ramp, medium, say(stage, language))
-    if stage == "weights":
+    if beside:
         marks += _sums(grid, table, medium, language)
     if medium is PAPER and token in grid.shown:
         marks.append(_frame(grid.left, grid.y(token), grid.right, grid.y(token) + grid.height, Paint("query"), 2))
@@ -140,6 +141,22 @@ def _grid(labels: list[str], table: Table, token: int, medium: Medium, room: flo
     return Grid(shown, gutter, 2, cell, 1, 0, decimals, cropped, LABEL)
 
 
+def _bare(labels: list[str], token: int, room: float) -> Grid:
+    """Cells of three columns, or of two where there are many tokens, and nothing in them."""
+    gutter = min(max(map(width, labels)), LABEL) + 1
+    cell = 3 if 3 * len(labels) <= room - gutter else 2
+    shown = _window(len(labels), token, max(int((room - gutter) // cell), 1))
+    return Grid(shown, gutter, 2, cell, 1, 0, None, tuple(crop(label, LABEL) for label in labels), LABEL)
+
+
+def _short(grid: Grid) -> tuple[str, ...]:
+    """Names of the columns where cells are small: the characters if all of them fit, else every fifth number."""
+    characters = tuple(label.partition(" ")[0] for label in grid.labels)
+    if all(width(characters[i]) <= grid.width - 1 for i in grid.shown if i):
+        return ("", *characters[1:])
+    return tuple(str(i) if i % 5 == 0 else "" for i in range(len(grid.labels)))
+
+
 def _window(count: int, token: int, most: int) -> range:
     """At most `most` neighbouring tokens around one; a third of them after it, where there are so many."""
     start = max(min(token - 2 * most // 3, count - most), 0)
@@ -165,13 +182,14 @@ def _title(heading: str, name: str, formula: str, medium: Medium) -> list[Mark]:
     return [Text(0, 0, (bold, Span(f"   {name}" if heading else name, INK), Span(f" = {formula}", FAINT)))]
 
 
-def _labels(grid: Grid, token: int, medium: Medium) -> list[Mark]:
+def _labels(grid: Grid, token: int, medium: Medium, keys: tuple[str, ...]) -> list[Mark]:
     """Keys above the columns, queries before the rows; wide characters are drawn larger."""
     marks: list[Mark] = []
     for i in grid.shown:
         label = grid.labels[i]
         size = 13 if medium is not PAPER else min(15 if width(label) > len(label) else 13, max(grid.height - 1, 8))
-        row, column = (Span(label, Paint(role), bold=i == token and role == "query") for role in ("query", "key"))
+        row = Span(label, Paint("query"), bold=i == token)
+        column = Span(keys[i], Paint("key"))
         if medium is PAPER:
             middle = grid.x(i) + grid.width / 2
             aslant = width(label) > grid.turn

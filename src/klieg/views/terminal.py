@@ -124,15 +124,16 @@ class screen:
                 break
         fewest = min(isqrt(sum(isinstance(mark, Cell) for mark in p.marks)) for p in pictures)
         if fewest < len(self.trace.tokens):
+            yield from self._shelf([self._table(seen, "weights", finest, columns, bare=True)], columns)
             shelves = [[self._table(seen, stage, finest, columns, fewest)] for stage in STAGES]
         for shelf in shelves:
             yield from self._shelf(shelf, columns)
 
-    def _table(self, seen: Focus, stage: str, finest: int, columns: int, most: int = MOST) -> Picture:
-        """One stage; `most` keeps the four on the same tokens where one of them has room for fewer."""
+    def _table(self, seen: Focus, stage: str, finest: int, columns: int, most: int = MOST, bare: bool = False) -> Picture:
+        """One stage; `most` keeps the four on the same tokens where one of them has room for fewer; bare: no numbers."""
         return figures.heatmap(
             self.trace, seen.layer, seen.head, stage, figures.scale_of(stage, self.scale), self.theme, token=seen.token,
-            medium=TERMINAL, room=columns, finest=finest, most=most, heading="", language=self.language)
+            medium=TERMINAL, room=columns, finest=finest, most=most, bare=bare, heading="", language=self.language)
 
     def _shelf(self, pictures: list[Picture], columns: int) -> Iterator[Line]:
         """Pictures next to each other, and an empty line under them."""

@@ -20,6 +20,7 @@ from klieg.views.picture import Bar, Cell, Inset, Link, Picture, Ramp, Rule, Spa
 
 HEIGHTS = " ▁▂▃▄▅▆▇█"
 LENGTHS = " ▏▎▍▌▋▊▉█"
+SHADES = " ░▒▓█"
 EMPTY = (" ", Style.null())
 
 
@@ -97,7 +98,10 @@ def _cell(canvas: _Canvas, cell: Cell, x: float, y: float) -> None:
         canvas.write(x, y, (cell.digits + "╱").rjust(width), ink(theme, Paint("ink3")))
     else:
         ground = theme.colour(cell.paint)
-        canvas.write(x, y, (cell.digits + " ").rjust(width), Style(color=theme.on(ground), bgcolor=ground))
+        if cell.digits:
+            canvas.write(x, y, (cell.digits + " ").rjust(width), Style(color=theme.on(ground), bgcolor=ground))
+        else:  # The shade shows where there are no colours, and cannot be told from its ground where there are.
+            canvas.write(x, y, SHADES[round(cell.paint.at * 4)] * width, Style(color=ground, bgcolor=ground))
 
 
 def _bar(canvas: _Canvas, bar: Bar, x: float, y: float) -> None:

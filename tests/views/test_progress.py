@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from klieg.views.progress import LINE_EVERY, watched
+
+
+@dataclass
+class Done:
+    step: int
+    steps: int = 2 * LINE_EVERY
+    loss: float = 3.25
+    validation_loss: float | None = None
+    tokens_per_second: float = 1234.5
+
+
+def run() -> list[Done]:
+    return [Done(n, validation_loss=4.5 if n == 70 else None) for n in range(1, 2 * LINE_EVERY + 1)]
+
+
+def test_a_log_has_a_line_now_and_then_and_one_for_every_validation() -> None:
+    out = io.StringIO()
+    steps = run()
+    assert list(watched(steps, 0, Console(file=out, width=100))) == steps
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith(f"step {LINE_EVERY}/{2 * LINE_EVERY}: loss 3.250 · 1,234 tokens/s")
+    assert "step 70: validation loss 4.5000" in lines[1]
+
+
+def test_a_terminal_has_a_bar_with_the_time_left() -> None:
+    out = io.StringIO()
+    list(watched(run()[60:], 60, Console(file=out, width=100, force_terminal=True)))
+    assert f"{2 * LINE_EVERY}/{2 * LINE_EVERY}" in out.getvalue() and "tokens/s" in out.getvalue()
