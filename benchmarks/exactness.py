@@ -55,7 +55,8 @@ def main() -> None:
     worst: dict[tuple[str, str], float] = {}
     count = 0
     names = list(cases.masks(2, 4, 45, 45))
-    for dtype, width, (queries, keys), mask, option in product((torch.float32, torch.bfloat16), WIDTHS, LENGTHS, names, OPTIONS):
+    grid = product((torch.float32, torch.bfloat16), WIDTHS, LENGTHS, names, OPTIONS)
+    for dtype, width, (queries, keys), mask, option in grid:
         for kernel, ratio in ratios(dtype, width, queries, keys, mask, option).items():
             key = kernel, str(dtype).removeprefix("torch.")
             worst[key] = max(worst.get(key, 0.0), ratio)

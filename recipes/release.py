@@ -71,7 +71,7 @@ def main() -> None:
     card = (HERE / f"{recipe.name}.card.md").read_text("utf-8").format(
         shape=shape(model), run=run(recipe, given.run), samples=samples(model, tokenizer),
         figures=bundled.report(str(given.target), given.data))
-    extra = {"README.md": card, "loss.png": (given.run / "loss.png").read_bytes(), "loss.csv": (given.run / "loss.csv").read_bytes()}
+    extra = {"README.md": card} | {name: (given.run / name).read_bytes() for name in ("loss.png", "loss.csv")}
     models.save(given.target, trained, tokenizer, extra, dtype=torch.bfloat16)
 
 

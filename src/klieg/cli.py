@@ -262,11 +262,15 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     console = _console(error=True)
-    trainer = Trainer(found, folder, data, lambda line: console.print(line, style="dim", highlight=False))
+    trainer = Trainer(found, folder, data, lambda line: console.print(line, style="dim", soft_wrap=True))
     for progress in watched(trainer.run(), trainer.step, console):
         if progress.validation_loss is not None:
-            _curve(trainer.curve, folder / "loss.png")
-    console.print(f"the model is in {folder / 'model'}; try: klieg generate \"Once upon a time\" --model {folder / 'model'}")
+            try:
+                _curve(trainer.curve, folder / "loss.png")
+            except KliegError as e:  # a machine without fonts can still train
+                console.print(f"no picture of the loss: {e}", soft_wrap=True)
+    console.print(f"the model is in {folder / 'model'}; try: klieg generate \"Once upon a time\" --model {folder / 'model'}",
+                  soft_wrap=True)
 
 
 def _curve(curve: list, path: Path) -> None:
@@ -289,7 +293,7 @@ def list_models() -> None:
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("name", "shape", "layers", "heads", "K/V heads", "positions", "parameters", "folder"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for name in models.bundled():
         folder = models.find(name)
         config = models.parse_config(checkpoint.read_config(folder), str(folder))
@@ -347,7 +351,7 @@ def _sampling(temperature: float, top_k: int, top_p: float, seed: int | None) ->
 
 def _place(cell: str) -> tuple[int, int, int, int]:
     parts = cell.split(".")
-    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts):
+    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
         raise KliegError(f"--cell is {cell!r}; it must be LAYER.HEAD.QUERY.KEY, four whole numbers, for example 3.2.4.1.")
     return tuple(int(part) for part in parts)
 
@@ -369,9 +373,12 @@ def _language(given: str | None) -> str:
 def _console(error: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=error, highlight=False)
+    return Console(stderr=error, highlight=False, markup=False, emoji=False)
 
 
 def _write(piece: str) -> None:
+    """Text as it comes; on a terminal without the characters that one would obey, for a model may write anything."""
+    if sys.stdout.isatty():
+        piece = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in piece)
     sys.stdout.write(piece)
     sys.stdout.flush()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from klieg.data import Source
-from klieg.errors import KliegError, nearest
-from klieg.models import Config, parse_config
+from klieg.errors import KliegError, first_line, nearest
+from klieg.models import LARGEST, Config, LlamaConfig, parse_config
 
 T = TypeVar("T")
 
@@ -80,23 +80,29 @@ def read(path: str | Path) -> Recipe:
         raw = tomllib.loads(path.read_text("utf-8"))
     except OSError:
         raise KliegError(f"no recipe {str(path)!r}; see the folder recipes/.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise KliegError(f"{path} is not valid TOML: {e}.") from None
+    except (ValueError, RecursionError) as e:
+        raise KliegError(f"{path} is not valid TOML: {first_line(e)}.") from None
     _known(raw, ["model", "tokenizer", "data", "train"], str(path))
-    for table in ("model", "tokenizer", "data", "train"):
-        if table not in raw:
+    for table in ("model", "tokenizer", "train"):
+        if not isinstance(raw.get(table), dict):
             raise KliegError(f"{path}: the table [{table}] is missing.")
     pieces = raw["tokenizer"].get("pieces")
     _known(raw["tokenizer"], ["pieces"], f"{path} [tokenizer]")
-    if not isinstance(pieces, int) or pieces < 260:
-        raise KliegError(f"{path} [tokenizer]: pieces is {pieces!r}; it must be at least 260 (256 bytes and the marks).")
+    if not isinstance(pieces, int) or not 260 <= pieces <= LARGEST:
+        raise KliegError(f"{path} [tokenizer]: pieces is {pieces!r}; it must be a whole number from 260 (256 bytes and the "
+                         f"marks) to {LARGEST:,}.")
     model = _model({**raw["model"], "vocab_size": pieces}, f"{path} [model]")
     train = _table(Training, raw["train"], f"{path} [train]")
     if train.precision not in ("fp32", "bf16"):
         raise KliegError(f"{path} [train]: precision is {train.precision!r}; it is fp32 or bf16.")
-    if not isinstance(raw["data"], list) or not raw["data"]:
+    positions = model.max_position_embeddings if isinstance(model, LlamaConfig) else model.n_positions
+    if train.context > positions:
+        raise KliegError(f"{path} [train]: context is {train.context} and the model has {positions} positions; shorten it "
+                         "or give the model more.")
+    data = raw.get("data")
+    if not isinstance(data, list) or not data or not all(isinstance(entry, dict) for entry in data):
         raise KliegError(f"{path}: [[data]] must name at least one text.")
-    sources = tuple(_table(Source, entry, f"{path} [[data]]") for entry in raw["data"])
+    sources = tuple(_table(Source, entry, f"{path} [[data]]") for entry in data)
     return Recipe(path.stem, model, pieces, sources, train)
 
 
@@ -125,10 +131,14 @@ def _table(cls: type[T], raw: dict, where: str) -> T:
         value = raw[name]
         if not isinstance(value, kinds[f.type]) or (isinstance(value, bool) and f.type != "bool"):
             raise KliegError(f"{where}: {name} is {value!r}; it must be of type {f.type}.")
-        if f.type in ("int", "float") and (value < 0 or (value == 0 and name in _POSITIVE)):
-            raise KliegError(f"{where}: {name} is {value!r}; it must be {'positive' if name in _POSITIVE else '0 or more'}.")
+        if f.type in ("int", "float"):
+            least, most = "positive" if name in _POSITIVE else "0 or more", _MOST.get(name, LARGEST)
+            if not 0 <= value <= most or (value == 0 and name in _POSITIVE):
+                raise KliegError(f"{where}: {name} is {value!r}; it must be {least} and at most {most:,}.")
     return cls(**raw)
 
 
 _POSITIVE = ("steps", "batch", "context", "accumulate", "learning_rate", "clip", "validate_every", "validation_rows",
              "checkpoint_every", "repeat")
+_MOST = {"batch": 2**16, "accumulate": 2**16, "beta1": 0.9999999, "beta2": 0.9999999, "learning_rate": 1000.0,
+         "final_learning_rate": 1000.0, "repeat": 1000.0, "seed": 2**63 - 1, "steps": 2**31}

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -99,7 +100,6 @@ class Trainer:
     def __init__(self, recipe: Recipe, folder: Path, data: str | None = None,
                  say: Callable[[str], None] = lambda line: None) -> None:
         self.recipe, self.folder = recipe, folder
-        folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = self._tokenizer(data, say)
         say("encoding the texts")
         self.corpus, self.validation = encode(list(recipe.sources), self.tokenizer, recipe.train.context,
@@ -114,9 +114,14 @@ class Trainer:
     def _tokenizer(self, data: str | None, say: Callable[[str], None]) -> Tokenizer:
         if (self.folder / "tokenizer.json").exists():
             return Tokenizer.load(self.folder)
+        documents = [source.documents(data) for source in self.recipe.sources]  # refuses a text that is not there
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise KliegError(f"the folder {self.folder} cannot be made ({(e.strerror or str(e)).lower()}); "
+                             "choose another one with --out.") from None
         say("training the tokenizer")
-        texts = (text for source in self.recipe.sources for text in source.documents(data))
-        tokenizer = train_tokenizer(texts, self.recipe.pieces)
+        tokenizer = train_tokenizer(chain.from_iterable(documents), self.recipe.pieces)
         tokenizer.save(self.folder)
         return tokenizer
 
@@ -127,8 +132,9 @@ class Trainer:
             progress = self._one_step()
             self.curve.append(progress)
             if not math.isfinite(progress.loss) or not math.isfinite(progress.gradient_norm):
-                raise KliegError(f"the loss became {progress.loss} at step {progress.step}; "
-                                 f"{self._last_good()} Lower learning_rate or clip.")
+                what, value = ("gradient", progress.gradient_norm) if math.isfinite(progress.loss) else ("loss", progress.loss)
+                raise KliegError(f"the {what} became {value} at step {progress.step}; {self._last_good()} "
+                                 "Lower learning_rate or clip.")
             if self.step % train.checkpoint_every == 0 or self.step == train.steps:
                 self._checkpoint()
             yield progress
