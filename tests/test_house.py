@@ -13,9 +13,9 @@ HOUSE = Path(__file__).parents[1] / "src" / "klieg"
 FILES = {str(path.relative_to(HOUSE)): path for path in sorted(HOUSE.rglob("*.py"))}
 
 # A room may import rooms before it, and never one behind it. tracefile is the trace on disk.
-ORDER = ["errors", "half", "atomic", "attention", "tiles", "survey", "kernels", "cache", "layers", "labels", "checkpoint",
-         "tokenizers", "models", "generate", "beam", "loss", "data", "recipe", "train", "trace", "watch", "whatif",
-         "analysis", "views", "explorer", "labs", "cli"]
+ORDER = ["errors", "config", "half", "atomic", "attention", "tiles", "survey", "kernels", "cache", "layers", "labels",
+         "checkpoint", "tokenizers", "models", "generate", "beam", "loss", "data", "recipe", "train", "trace",
+         "watch", "whatif", "analysis", "views", "explorer", "labs", "cli"]
 SAME = {"tracefile": "trace"}
 
 # The narrow places: these see nothing of the house but what stands here.

@@ -11,8 +11,8 @@ import torch
 
 from klieg import models
 from klieg.attention import Mask
+from klieg.config import GPT2Config, LlamaConfig
 from klieg.errors import KliegError
-from klieg.models import GPT2Config, LlamaConfig
 from klieg.tokenizers import train
 
 LLAMA = LlamaConfig(vocab_size=300, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,

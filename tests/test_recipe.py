@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from klieg.config import LlamaConfig
 from klieg.errors import KliegError
-from klieg.models import LlamaConfig
 from klieg.recipe import read
 
 RECIPES = Path(__file__).parents[1] / "recipes"

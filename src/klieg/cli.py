@@ -290,13 +290,14 @@ def list_models() -> None:
     from rich.table import Table
 
     from klieg import checkpoint, models
+    from klieg.config import parse_config
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("name", "shape", "layers", "heads", "K/V heads", "positions", "parameters", "folder"):
         table.add_column(column, overflow="fold")
     for name in models.bundled():
         folder = models.find(name)
-        config = models.parse_config(checkpoint.read_config(folder), str(folder))
+        config = parse_config(checkpoint.read_config(folder), str(folder))
         model = models.outline(config)
         table.add_row(name, config.model_type, str(model.layers), str(model.heads), str(model.kv_heads),
                       str(model.positions), f"{model.parameter_count / 1e6:.1f} M", str(folder))

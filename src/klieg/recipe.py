@@ -11,9 +11,9 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+from klieg.config import LARGEST, Config, LlamaConfig, parse_config
 from klieg.data import Source
 from klieg.errors import KliegError, first_line, nearest
-from klieg.models import LARGEST, Config, LlamaConfig, parse_config
 
 T = TypeVar("T")
 

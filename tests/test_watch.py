@@ -1,0 +1,90 @@
+"""From a model and a text to a Trace: it is the model's own pass that is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_models import GPT2, LLAMA, lively
+
+import klieg
+from klieg import models
+from klieg.errors import KliegError
+from klieg.survey import SurveySpec
+from klieg.tokenizers import LONGEST_PIECE, Tokenizer, train
+from klieg.watch import Vocabulary
+
+TEXT = "I love you, 小沈阳"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train(iter(["I love you and the cat loves the moon"] * 2), 290)
+
+
+@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_what_is_kept_is_what_the_model_did(config: models.Config, tokenizer: Tokenizer) -> None:
+    model = lively(config)
+    found = klieg.trace((model, tokenizer), TEXT)
+    assert found.ids == tokenizer.encode(TEXT) and found.tokens == tokenizer.labels(found.ids) and found.text == TEXT
+    assert torch.equal(found.logits, model(torch.tensor([found.ids]))[0].detach())
+    assert not found.logits.requires_grad
+    assert [call.layer for call in found.calls] == list(range(model.layers)) and {c.kind for c in found.calls} == {"self"}
+    for call in found.calls:
+        assert (call.heads, call.kv_heads) == (model.heads, model.kv_heads)
+        assert call.queries == call.keys == len(found.ids)
+        assert (call.unrotated_q is None) == (call.unrotated_k is None) == isinstance(config, models.GPT2Config)
+        assert call.survey is None
+
+
+def test_a_name_a_folder_and_a_pair_are_the_same_model(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = lively(LLAMA)
+    models.save(tmp_path / "mine", model, tokenizer)
+    named, pair = klieg.trace(str(tmp_path / "mine"), TEXT), klieg.trace((model, tokenizer), TEXT)
+    again = klieg.trace(klieg.load(str(tmp_path / "mine")), TEXT, name="mine")
+    assert torch.equal(named.logits, pair.logits) and torch.equal(named[2].weights(1), again[2].weights(1))
+    assert (named.model, pair.model, again.model) == (str(tmp_path / "mine"), "Llama", "mine")
+
+
+def test_the_kernel_can_be_chosen_and_changes_no_number(tokenizer: Tokenizer) -> None:
+    model = lively(LLAMA)
+    traces = [klieg.trace((model, tokenizer), TEXT, kernel=kernel) for kernel in ("dense", "streamed")]
+    assert [t.kernel for t in traces] == ["dense", "streamed"]
+    assert (traces[0].logits - traces[1].logits).abs().max() < 1e-4
+    assert (traces[0][1].weights(3) - traces[1][1].weights(3)).abs().max() < 1e-5
+    with pytest.raises(KliegError, match="dense"):
+        klieg.trace((model, tokenizer), TEXT, kernel="dens")
+
+
+def test_a_survey_is_carried_where_one_is_asked_for(tokenizer: Tokenizer) -> None:
+    found = klieg.trace((lively(LLAMA), tokenizer), TEXT, spec=SurveySpec(top=2))
+    for call in found.calls:
+        assert torch.allclose(call.survey.received[0, 3], call.weights(3).sum(0), atol=1e-5)
+
+
+def test_a_text_that_does_not_fit_is_refused_or_cut(tokenizer: Tokenizer) -> None:
+    model = lively(LLAMA)
+    whole = klieg.trace((model, tokenizer), "a " * (model.positions // 2 - 1))
+    assert len(whole.ids) < model.positions
+    for text in ("ab " * 60, "a" * (LONGEST_PIECE * model.positions + 1), "x" * 10_000_000):
+        with pytest.raises(KliegError, match=rf"{model.positions} tokens.*--cut"):
+            klieg.trace((model, tokenizer), text)
+        cut = klieg.trace((model, tokenizer), text, cut=True)
+        assert len(cut.ids) == model.positions and cut.ids == tokenizer.encode(text[:2000])[:model.positions]
+
+
+@pytest.mark.parametrize("text,said", [("", "empty"), ("  \n\t\u3000", "white space"), ("a\ud800b", r"U\+D800.*character 1")])
+def test_what_is_no_text_is_refused_before_a_model_is_loaded(text: str, said: str) -> None:
+    with pytest.raises(KliegError, match=said):
+        klieg.trace("a model that is not there", text)
+
+
+def test_every_id_has_a_label_also_those_that_the_tokenizer_lacks(tokenizer: Tokenizer) -> None:
+    labels = Vocabulary(tokenizer, 300)
+    assert len(labels) == 300 and len(list(labels)) == 300
+    assert labels[tokenizer.encode(" love", bos=False)[0]] == tokenizer.piece(tokenizer.encode(" love", bos=False)[0])
+    assert labels[299] == "⟨unused 299⟩" and all(labels)
+    for wrong in (-1, 300):
+        with pytest.raises(IndexError):
+            labels[wrong]
