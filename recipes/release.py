@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ def run(recipe: Recipe, folder: Path) -> str:
     validated = [row for row in rows if row["validation_loss"]]
     last = validated[-1]
     return (f"Recipe `recipes/{recipe.name}.toml`, {int(last['step']):,} steps of {recipe.tokens_per_step:,} tokens, "
-            f"{int(last['step']) * recipe.tokens_per_step / 1e6:.1f} million in all, AdamW, on two cores of a CPU. Loss on "
+            f"{int(last['step']) * recipe.tokens_per_step / 1e6:.1f} million in all, AdamW, on a CPU. Loss on "
             f"the held-out part of the mixture: {float(last['validation_loss']):.3f} nats a token "
             f"(step {validated[0]['step']}: {float(validated[0]['validation_loss']):.3f}).")
 
@@ -65,12 +66,13 @@ def main() -> None:
     parser.add_argument("--data", help="folder of texts; by default KLIEG_DATA")
     given = parser.parse_args()
     trained, tokenizer = models.load(str(given.run / "model"))
-    models.save(given.target, trained, tokenizer, dtype=torch.bfloat16)
-    model, tokenizer = models.load(str(given.target))  # the figures are those of what ships, not of what was trained
     recipe = read(given.recipe)
+    with tempfile.TemporaryDirectory() as folder:  # the figures are those of what ships, not of what was trained
+        models.save(Path(folder) / "model", trained, tokenizer, dtype=torch.bfloat16)
+        model, tokenizer = models.load(f"{folder}/model")
+        figures = bundled.report(f"{folder}/model", given.data)
     card = (HERE / f"{recipe.name}.card.md").read_text("utf-8").format(
-        shape=shape(model), run=run(recipe, given.run), samples=samples(model, tokenizer),
-        figures=bundled.report(str(given.target), given.data))
+        shape=shape(model), run=run(recipe, given.run), samples=samples(model, tokenizer), figures=figures)
     extra = {"README.md": card} | {name: (given.run / name).read_bytes() for name in ("loss.png", "loss.csv")}
     models.save(given.target, trained, tokenizer, extra, dtype=torch.bfloat16)
 

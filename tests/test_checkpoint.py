@@ -301,3 +301,8 @@ def test_a_stray_file_is_no_state(tmp_path) -> None:
     save_file({"w": torch.ones(1)}, tmp_path / "state-00000001.safetensors")
     with pytest.raises(KliegError, match="all 1 saved states are damaged"):
         checkpoint.load_state(tmp_path, lambda line: None)
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_config(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "m", {"w": torch.ones(2, 2)}, {}, {})
+    assert (tmp_path / "m/model.safetensors").stat().st_mode == (tmp_path / "m/config.json").stat().st_mode

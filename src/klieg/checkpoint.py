@@ -150,8 +150,11 @@ def save(folder: Path, tensors: dict[str, Tensor], config: dict, extra: dict[str
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    path.touch()
+    usual = path.stat().st_mode  # save_file makes a file that only its owner may read
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+        path.chmod(usual)
     except SafetensorError as e:  # A failing disk comes as "... (os error 28)".
         code = re.search(r"os error (\d+)", str(e))
         if code is None:

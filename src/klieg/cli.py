@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from klieg.errors import KliegError, first_line, nearest
+from klieg.errors import KliegError, first_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,7 +112,7 @@ def explain(
     cut: Annotated[bool, typer.Option("--cut", help="Cut a text that is longer than the model's positions.")] = False,
     lang: Language = None,
 ) -> None:
-    """Show where every head of a model looks, and the arithmetic behind each number."""
+    """Show where every head looks, and the arithmetic of each number."""
     language = _language(lang)
     _one_of("scale", scale, ["linear", "log", "no-first"])
     place = _place(cell) if cell is not None else None
@@ -311,7 +311,7 @@ def serve(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     lang: Language = None,
 ) -> None:
-    """Open the Explorer in the browser: type a sentence, choose a head, see its map."""
+    """Open the Explorer in the browser: a text, its heads, their maps."""
     from klieg import models
     from klieg.explorer.server import serve as run
     from klieg.views.wire import wire
@@ -359,7 +359,7 @@ def _place(cell: str) -> tuple[int, int, int, int]:
 
 def _one_of(name: str, value: str, valid: list[str]) -> None:
     if value not in valid:
-        raise KliegError(f"--{name} is {value!r}.{nearest(value, valid)}")
+        raise KliegError(f"--{name} is {value!r}; it must be one of {', '.join(valid)}.")
 
 
 def _language(given: str | None) -> str:

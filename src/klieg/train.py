@@ -56,10 +56,8 @@ def batch_loss(model: models.Decoder, batch: Batch, precision: str,
     half, run = precision == "bf16", compiled or model.hidden
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         hidden = run(batch.ids, mask=Mask.documents(batch.documents), positions=batch.positions)
-    hidden, weight = hidden.flatten(0, 1), model.vocabulary
-    if half:
-        hidden, weight = hidden.bfloat16(), weight.bfloat16()
-    return token_loss(hidden, weight, batch.targets.flatten())
+    kind = torch.bfloat16 if half else torch.float32
+    return token_loss(hidden.flatten(0, 1).to(kind), model.vocabulary.to(kind), batch.targets.flatten())
 
 
 def optimizer_for(model: models.Decoder, train: Training) -> torch.optim.AdamW:
