@@ -73,7 +73,7 @@ def main() -> None:
         figures = bundled.report(f"{folder}/model", given.data)
     card = (HERE / f"{recipe.name}.card.md").read_text("utf-8").format(
         shape=shape(model), run=run(recipe, given.run), samples=samples(model, tokenizer), figures=figures)
-    extra = {"README.md": card} | {name: (given.run / name).read_bytes() for name in ("loss.png", "loss.csv")}
+    extra = {"README.md": card, "loss.png": (given.run / "loss.png").read_bytes()}
     models.save(given.target, trained, tokenizer, extra, dtype=torch.bfloat16)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from klieg import half
+from klieg.layers import Linear
 
 
 @pytest.fixture(params=["native", "without"])
@@ -33,6 +34,20 @@ def test_the_product_is_that_of_the_widened_matrix(kernel: str, rows: int, input
         assert found.dtype == torch.float32 and found.shape == expected.shape
         assert (found - expected).abs().max() <= 2 * plain + 1e-6 * inputs**0.5
     assert torch.equal(half.linear(x[0, 0], w), half.linear(x[0, 0], w, torch.zeros(outputs)))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_several_layers_together_are_each_of_them(kernel: str, rows: int, bias: bool) -> None:
+    torch.manual_seed(rows)
+    layers = [Linear(24, outputs, bias=bias).requires_grad_(False) for outputs in (8, 3, 5)]
+    for layer in layers:
+        layer.weight.data = torch.randn(layer.weight.shape).bfloat16()
+        if bias:
+            layer.bias.data = torch.randn(layer.bias.shape)
+    x = torch.randn(1, rows, 24)
+    for found, layer in zip(half.together(x, *layers), layers, strict=True):
+        assert torch.allclose(found, F.linear(x, layer.weight.float(), layer.bias), atol=1e-5)
 
 
 def test_matrices_of_one_type_are_left_to_torch() -> None:

@@ -158,7 +158,7 @@ def _export(found: Trace, layer: int | None, head: int | None, token: int | None
     bodies = {kind: makers[kind]() for kind in files if kind != "save"}
     for kind, path in files.items():
         if str(path) == "-":
-            sys.stdout.buffer.write(bodies[kind])
+            _send(bodies[kind])
             continue
         if kind == "save":
             found.save(path)
@@ -166,6 +166,13 @@ def _export(found: Trace, layer: int | None, head: int | None, token: int | None
             with atomic(path) as part:
                 part.write_bytes(bodies[kind])
         print(f"wrote {path}", file=sys.stderr)
+
+
+def _send(body: bytes) -> None:
+    """All of it to standard output, which may take only a part at a time where Python runs unbuffered."""
+    rest = memoryview(body)
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest):]
 
 
 def _json(found: Trace, layer: int | None, head: int | None, token: int | None) -> str:

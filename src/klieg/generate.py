@@ -72,7 +72,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Te
     return torch.multinomial(filtered(logits, sampling), 1, generator=generator).squeeze(1)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(model: Decoder, ids: Tensor, count: int, sampling: Sampling | None = None,
              real: Tensor | None = None) -> Iterator[Tensor]:
     """Up to `count` next tokens of each text, a step at a time: yields (b,).

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 ROWS = 4           # beyond this many rows the library's matrix product is faster
 LARGEST = 2**24    # numbers of a matrix; a larger one is worth more threads than the native kernel uses
@@ -43,10 +43,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs) W^T + b; W (outputs, inputs) of x's type or kept in bfloat16. No gradient reaches the latter."""
     if weight.dtype == x.dtype or weight.dtype != torch.bfloat16 or x.dtype != torch.float32:
         return F.linear(x, weight, bias)
-    rows, library = x.numel() // x.shape[-1], native()
-    if rows > ROWS or library is None or not (x.is_contiguous() and weight.is_contiguous() and x.device.type == "cpu"):
+    library = native()
+    if library is None or not _few_rows(x) or not weight.is_contiguous():
         return F.linear(x, weight.to(x.dtype), bias)
-    outputs, inputs = weight.shape
-    y = torch.empty(*x.shape[:-1], outputs)
-    library.klieg_half_rows(x.data_ptr(), weight.data_ptr(), y.data_ptr(), rows, inputs, outputs)
+    y = torch.empty(*x.shape[:-1], weight.shape[0])
+    library.klieg_half_rows(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // x.shape[-1], *weight.shape[::-1])
     return y if bias is None else y.add_(bias)
+
+
+def together(x: Tensor, *layers: nn.Linear) -> list[Tensor]:
+    """Several layers of one x. A single row by kept matrices skips what torch does around each of them."""
+    weights = [layer.weight for layer in layers]
+    library = native()
+    if (x.numel() != x.shape[-1] or x.dtype != torch.float32 or library is None or not _few_rows(x)
+            or not all(w.dtype == torch.bfloat16 and w.is_contiguous() for w in weights)
+            or any(layer.bias is not None for layer in layers)):
+        return [layer(x) for layer in layers]
+    y = torch.empty(*x.shape[:-1], sum(w.shape[0] for w in weights))
+    source, target = x.data_ptr(), y.data_ptr()
+    for w in weights:
+        library.klieg_half_rows(source, w.data_ptr(), target, 1, w.shape[1], w.shape[0])
+        target += 4 * w.shape[0]
+    return list(y.split([w.shape[0] for w in weights], dim=-1))
+
+
+def _few_rows(x: Tensor) -> bool:
+    """Whether the native kernel can read x and is the quicker one for it."""
+    return x.numel() <= ROWS * x.shape[-1] and x.is_contiguous() and x.device.type == "cpu"

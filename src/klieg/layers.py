@@ -81,17 +81,16 @@ class RMSNorm(nn.Module):
 
 
 def rotary(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles: two tensors (b or 1, 1, i, d)."""
+    """Cosine and sine of every position's angles, the sine signed for rotate(): two tensors (b or 1, 1, i, d)."""
     angles = positions[:, None, :, None].float() * frequencies
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (x_m, x_{m+d/2}) by its position's angle (Su et al. 2021, RoFormer)."""
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -128,10 +127,9 @@ class GroupedAttention(nn.Module):
         self.o_proj = Linear(heads * head_width, width, bias=bias)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        raw_q = split_heads(self.q_proj(x), self.heads)
-        raw_k = split_heads(self.k_proj(x), self.kv_heads)
-        v = split_heads(self.v_proj(x), self.kv_heads)
-        q, k = rotate(raw_q, context.rotation), rotate(raw_k, context.rotation)
+        raw_q, raw_k, v = (split_heads(y, heads) for y, heads in zip(
+            half.together(x, self.q_proj, self.k_proj, self.v_proj), (self.heads, self.kv_heads, self.kv_heads), strict=True))
+        q, k = rotate(torch.cat([raw_q, raw_k], dim=1), context.rotation).split([self.heads, self.kv_heads], dim=1)
         return self.o_proj(join_heads(attention_of(q, k, v, self.layer, context, raw_q, raw_k)))
 
 
@@ -145,7 +143,8 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = half.together(x, self.gate_proj, self.up_proj)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class LlamaBlock(nn.Module):
