@@ -333,7 +333,7 @@ def serve(
             loaded[name] = models.load(name)
         return wire(trace(loaded[name], text, name=name))
 
-    run(names, traced, port, browser, language)
+    run(names, traced, port, browser, language, lambda line: _write(f"{line}\n"))
     raise KeyboardInterrupt  # nothing else ends it
 
 

@@ -248,7 +248,7 @@ def page(trace: Trace, layer: int | None = None, head: int | None = None, token:
     after = next_tokens(trace, 10, seen.token, theme, language=language)
     upper = _together(maps if len(maps) > 1 else [*maps, _together([after, lines], down=True)])
     beside = [lines, after] if len(maps) > 1 else []
-    room = max(520.0, upper.width - sum(picture.width + BETWEEN for picture in beside))
+    room = max(700.0, upper.width - sum(picture.width + BETWEEN for picture in beside))
     lower = _together([overview(trace, seen.token, theme, opened=(seen.layer, seen.head), room=room, language=language),
                        *beside])
     right, top, foot = EDGE + max(upper.width, lower.width), EDGE + 64, EDGE + 64 + upper.height + 36
