@@ -208,18 +208,20 @@ def test_kill_at_any_moment_leaves_a_whole_model_and_a_whole_state(tmp_path) -> 
             "    checkpoint.save_state(folder, n, tensors, {'n': n})\n")
     seen = set()
     for delay in (0.05, 0.11, 0.173, 0.231):
-        process = script(body, tmp_path)
+        folder = tmp_path / str(delay)  # of its own: what an earlier process left would pass for this one's
+        folder.mkdir()
+        process = script(body, folder)
         assert process.stdout.readline() == "go\n"
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        if not (tmp_path / "model").exists():
+        if not (folder / "model").exists():
             continue
-        n = checkpoint.read_config(tmp_path / "model")["n"]
-        weights = checkpoint.read_tensors(tmp_path / "model", {"w": (200_000,)})["w"]
-        assert names(tmp_path / "model") == ["config.json", "model.safetensors", "n.txt"]
-        assert bool((weights == n).all()) and (tmp_path / "model" / "n.txt").read_text() == str(n)
-        found = checkpoint.load_state(tmp_path)
+        n = checkpoint.read_config(folder / "model")["n"]
+        weights = checkpoint.read_tensors(folder / "model", {"w": (200_000,)})["w"]
+        assert names(folder / "model") == ["config.json", "model.safetensors", "n.txt"]
+        assert bool((weights == n).all()) and (folder / "model" / "n.txt").read_text() == str(n)
+        found = checkpoint.load_state(folder)
         if found is not None:
             assert bool((found[0]["w"] == found[1]["n"]).all())
             assert found[1]["n"] in (n, n - 1)
