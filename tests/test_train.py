@@ -100,7 +100,6 @@ def test_it_learns(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat" and model.positions == 32
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own
 def test_compiled_training_is_the_same_training(tmp_path: Path) -> None:
     plain = list(Trainer(read(write_recipe(tmp_path, steps=3)), tmp_path / "plain").run())

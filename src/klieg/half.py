@@ -54,10 +54,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def together(x: Tensor, *layers: nn.Linear) -> list[Tensor]:
     """Several layers of one x. A single row by kept matrices skips what torch does around each of them."""
     weights = [layer.weight for layer in layers]
-    library = native()
-    if (x.numel() != x.shape[-1] or x.dtype != torch.float32 or library is None or not _few_rows(x)
-            or not all(w.dtype == torch.bfloat16 and w.is_contiguous() for w in weights)
-            or any(layer.bias is not None for layer in layers)):
+    kept = x.dtype == torch.float32 and all(w.dtype == torch.bfloat16 and layer.bias is None
+                                            for w, layer in zip(weights, layers, strict=True))
+    library = native() if kept and x.numel() == x.shape[-1] else None
+    if library is None or not _few_rows(x) or not all(w.is_contiguous() for w in weights):
         return [layer(x) for layer in layers]
     y = torch.empty(*x.shape[:-1], sum(w.shape[0] for w in weights))
     source, target = x.data_ptr(), y.data_ptr()
