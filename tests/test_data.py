@@ -81,6 +81,14 @@ def test_validation_documents_never_train(tmp_path: Path) -> None:
     assert made.tokens + validation.tokens == sum(len(tokenizer.encode(text)) + 1 for text in texts)
 
 
+def test_line_ends_and_a_byte_order_mark_of_another_system_change_nothing(tmp_path: Path) -> None:
+    text = "one line\nand another\n\na second document"
+    for name, body in {"unix": text.encode(), "windows": b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
+                       "old": text.replace("\n", "\r").encode()}.items():
+        (tmp_path / name).write_bytes(body)
+        assert list(Source(str(tmp_path / name)).documents(None)) == ["one line\nand another", "a second document"]
+
+
 def test_missing_and_damaged_texts_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KLIEG_DATA", raising=False)
     with pytest.raises(KliegError, match="KLIEG_DATA"):
