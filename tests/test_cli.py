@@ -26,12 +26,12 @@ from test_models import LLAMA, lively
 from test_train import write_recipe
 
 import klieg
-from klieg import cli, models
+from klieg import cli, models, shell
 from klieg.errors import KliegError
 from klieg.tokenizers import train
 
 CHINESE = "小沈阳江西演唱会邀请了，"
-COMMANDS = ("explain", "generate", "chat", "train", "models", "serve")
+COMMANDS = ("explain", "map", "heads", "zoom", "generate", "chat", "train", "models", "serve")
 
 
 class Terminal(io.TextIOWrapper):
@@ -266,7 +266,7 @@ def test_ten_megabytes_of_text(tiny: Path) -> None:
 def test_standard_input_must_be_text(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(run("explain", "-", "--model", tiny, said=b"caf\xe9"), "not UTF-8 at byte 3")
     refused(run("explain", "-", "--model", tiny, said=b"\n"), "empty")
-    monkeypatch.setattr(cli, "MOST_TEXT", 10)
+    monkeypatch.setattr(shell, "MOST_TEXT", 10)
     refused(run("generate", "-", "--model", tiny, said=b"12345678901"), "more than 10 bytes")
     assert run("explain", "-", "--json", "-", "--model", tiny, said="Grüße\n").text.count('"text": "Grüße"') == 1
 
@@ -378,7 +378,8 @@ def test_every_option_is_explained(command: str) -> None:
     assert known.help
     for option in known.params:
         assert option.help, f"{command}: {option.name} has no help"
-        assert max(option.opts, key=len) in help.text
+        assert (option.metavar if option.param_type_name == "argument" and option.metavar else
+                max(option.opts, key=len)) in help.text
     assert known.get_short_help_str(100).rstrip(".") in " ".join(run("--help").text.split())
 
 

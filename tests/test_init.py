@@ -11,7 +11,7 @@ import pytest
 import klieg
 
 SOURCE = Path(__file__).parents[1] / "src"
-EXPORTED = ["KliegError", "Mask", "SurveySpec", "Trace", "attend", "load", "trace"]
+EXPORTED = ["KliegError", "Mask", "SurveySpec", "Trace", "attend", "load", "register", "trace", "watch"]
 
 
 def python(code: str) -> str:
@@ -29,10 +29,12 @@ def test_the_exported_names_are_these_and_come_from_where_they_live() -> None:
     from klieg.models import load
     from klieg.survey import SurveySpec
     from klieg.trace import Trace
-    from klieg.watch import trace
+    from klieg.watch import trace, watch
+    from klieg.watching.implementation import register
 
     assert klieg.__all__ == EXPORTED
-    assert [getattr(klieg, name) for name in EXPORTED] == [KliegError, Mask, SurveySpec, Trace, attend, load, trace]
+    assert [getattr(klieg, name) for name in EXPORTED] == [KliegError, Mask, SurveySpec, Trace, attend, load, register, trace,
+                                                           watch]
     assert set(EXPORTED) <= set(dir(klieg))
     everything: dict[str, object] = {}
     exec("from klieg import *", everything)  # the only way to see what a star gives

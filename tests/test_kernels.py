@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from klieg import tiles
 from klieg.attention import Mask
 from klieg.errors import KliegError
-from klieg.kernels import KERNELS, attend, choose, fused, packed, streamed
+from klieg.kernels import KERNELS, attend, choose, fused, native, packed, streamed
+from klieg.survey import SurveySpec
 
 NOTHING = {"softcap": None, "sinks": None, "bias": None}
 
@@ -72,6 +73,10 @@ class Call:
         able = {"fused": fused, "packed": packed}
         return [kernel for kernel in KERNELS if kernel not in able
                 or able[kernel].refusal(self.q, self.k, self.v, self.mask, **self.options) is None]
+
+    def trainable(self) -> list[str]:
+        """The native kernel has no backward pass."""
+        return [kernel for kernel in self.kernels() if kernel != "native"]
 
 
 def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Mask, Tensor]]:
@@ -249,10 +254,8 @@ def test_gradients(dtype: torch.dtype, mask: str, option: str) -> None:
     def plain(q: Tensor, k: Tensor, v: Tensor, given: dict) -> Tensor:
         return Call(q, k, v, here.mask, here.seen, given).formula()[0]
 
-    for kernel in KERNELS:
+    for kernel in here.trainable():
         for bias in ({False} if not trained else {True} if kernel in ("dense", "streamed") else {False}):
-            if kernel not in here.kernels():
-                continue
 
             def run(q: Tensor, k: Tensor, v: Tensor, given: dict, kernel: str = kernel) -> Tensor:
                 return attend(q, k, v, here.mask, kernel=kernel, **given).output
@@ -277,7 +280,7 @@ def test_gradients_by_finite_differences(kernel: str) -> None:
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (exact.q, exact.k, exact.v, sinks, bias)])
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel != "native"])
 def test_only_the_output_carries_gradients(kernel: str) -> None:
     exact = call("causal documents").at(torch.float32)
     found = attend(exact.q.requires_grad_(), exact.k, exact.v, exact.mask, kernel=kernel)
@@ -335,28 +338,42 @@ def test_keys_out_of_reach_are_not_touched() -> None:
     assert attend(exact.q, exact.k, exact.v, exact.mask, kernel="streamed").output.isfinite().all()
 
 
-def test_the_choice() -> None:
+def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(exact: Call, **given: object) -> str:
         return choose(exact.q, exact.k, exact.v, exact.mask, **{**exact.options, **given})
 
-    assert chosen(call("causal")) == "fused"
-    assert chosen(call("causal documents")) == "packed"
-    assert chosen(call("causal"), softcap=2.0) == "dense"
-    assert chosen(call("causal"), sinks=torch.zeros(4)) == "dense"
-    assert chosen(call("causal", value_width=8)) == "dense"
-    assert chosen(call("causal", queries=300, keys=300), softcap=2.0) == "streamed"
-    assert chosen(call("causal"), bias=torch.zeros(1, 1, 45, 45, requires_grad=True)) == "dense"
+    short, longer = call("causal").at(torch.float32), call("causal", queries=300, keys=300).at(torch.float32)
+    documents = call("causal documents").at(torch.float32)
+    assert chosen(short) == "fused"
+    assert chosen(short, surveyed=True) == "native"
+    assert chosen(short, softcap=2.0) == chosen(short, sinks=torch.zeros(4)) == "native"
+    assert chosen(call("causal", value_width=8).at(torch.float32)) == "native"
+    assert chosen(documents) == "packed"
+    assert chosen(longer) == "native"
+    # What carries gradients, or is in float64, or finds no compiled library, goes other ways.
+    trained = torch.zeros(1, 1, 45, 45, requires_grad=True)
+    assert chosen(short, bias=trained) == "dense"
+    longer.q.requires_grad_()
+    assert chosen(longer) == "fused"
+    assert chosen(longer, softcap=2.0) == "streamed"
     # An additive mask of 4097 x 4097 would be the map over again; causality alone needs none.
     long = torch.zeros(1, 1, 4097, 1)
     nothing = {"softcap": None, "sinks": None, "bias": None}
+    assert choose(long, long, long, Mask.causal() & Mask.window(9), **nothing) == "native"
+    monkeypatch.setattr(native, "_library", lambda: None)
+    assert chosen(call("causal")) == "fused"
     assert choose(long, long, long, Mask.causal() & Mask.window(9), **nothing) == "streamed"
     assert choose(long, long, long, Mask.causal(), **nothing) == "fused"
+    assert chosen(short, softcap=2.0) == "dense"
+    assert attend(short.q, short.k, short.v, short.mask, survey=SurveySpec()).survey.kernel == "streamed"
 
 
 def test_attend_says_which_kernel_ran() -> None:
     exact = call("causal").at(torch.float32)
     assert attend(exact.q, exact.k, exact.v, exact.mask).kernel == "fused"
-    assert attend(exact.q, exact.k, exact.v, exact.mask, softcap=2.0).kernel == "dense"
+    assert attend(exact.q, exact.k, exact.v, exact.mask, softcap=2.0).kernel == "native"
+    assert attend(exact.q, exact.k, exact.v, exact.mask, survey=SurveySpec()).survey.kernel == "native"
+    assert attend(exact.q, exact.k, exact.v, exact.mask, survey=SurveySpec(), kernel="dense").kernel == "dense"
 
 
 def test_a_mask_is_written_out_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,3 +88,16 @@ def test_every_id_has_a_label_also_those_that_the_tokenizer_lacks(tokenizer: Tok
     for wrong in (-1, 300):
         with pytest.raises(IndexError):
             labels[wrong]
+
+
+def test_a_model_of_transformers_is_watched() -> None:
+    """What there is to watch stands in tests/test_watcher.py; here, that the function is found and says what it takes."""
+    from families import FAMILIES
+
+    family = FAMILIES["llama"]
+    with torch.no_grad(), klieg.watch(family.model(), top=2, map=3, bins=4) as seen:
+        found = seen.model(**family.inputs())
+    assert found.logits.shape == (2, 13, 99)
+    assert seen[0].survey.histogram.shape == (2, 4, 4) and seen[0].survey.map_max.shape == (2, 4, 3, 3)
+    with pytest.raises(KliegError, match="top=-1"):
+        klieg.watch(family.model(), top=-1)

@@ -21,19 +21,20 @@ if TYPE_CHECKING:
     from klieg.models import load
     from klieg.survey import SurveySpec
     from klieg.trace import Trace
-    from klieg.watch import trace
+    from klieg.watch import trace, watch
+    from klieg.watching.implementation import register
 
-__all__ = ["KliegError", "Mask", "SurveySpec", "Trace", "attend", "load", "trace"]
+__all__ = ["KliegError", "Mask", "SurveySpec", "Trace", "attend", "load", "register", "trace", "watch"]
 
 _HOMES = {"KliegError": "errors", "Mask": "attention", "SurveySpec": "survey", "Trace": "trace", "attend": "kernels",
-          "load": "models", "trace": "watch"}
+          "load": "models", "register": "watching.implementation", "trace": "watch", "watch": "watch"}
 
 
 class _Package(_ModuleType):
-    """Keeps `klieg.trace` the function, where Python would put the module trace.py once that is loaded."""
+    """Keeps `klieg.trace` and `klieg.watch` the functions, where Python would put the modules once those are loaded."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name != "trace" or not isinstance(value, _ModuleType):
+        if name not in _HOMES or not isinstance(value, _ModuleType):
             super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> object:

@@ -1,97 +1,42 @@
 """The command line: each command is a few lines that call the package and show what it gives.
 
-A user's mistake ends in one line on standard error and status 1, or 2 where the command itself is
-misspelt. Files are written whole or not at all, and only after all that was asked for is made.
+Files are written whole or not at all, and only after all that was asked for is made. How the
+process starts and ends is in shell.py; the commands for long texts are in maps.py.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from klieg.errors import KliegError, first_line
+from klieg import maps, shell
+from klieg.errors import KliegError
+from klieg.shell import Language
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from klieg.generate import Sampling
     from klieg.trace import Trace
 
 app = typer.Typer(help="Look into Transformers: exact attention, every number of it real.", add_completion=False,
                   rich_markup_mode=None)
 
+bench = typer.Typer(help="Measure Klieg on this machine.", rich_markup_mode=None)
+app.add_typer(bench, name="bench")
+
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")]
-Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; below 1 sharpens, above 1 flattens.")]
 TopK = Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 for all.")]
 TopP = Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
 
-MOST_TEXT = 2**28  # bytes of standard input
-
 
 def main() -> None:
     """Run the command that sys.argv names; ends by SystemExit if it cannot be done."""
-    _streams()
-    command = typer.main.get_command(app)
-    try:
-        with command.make_context("klieg", sys.argv[1:] or ["--help"]) as context:
-            command.invoke(context)
-        sys.stdout.flush()
-    except typer.Exit as e:
-        sys.exit(e.exit_code)
-    except typer.TyperException as e:
-        _end(_usage(e), 2)
-    except KliegError as e:
-        _end(str(e), 1)
-    except BrokenPipeError:
-        # The reader of our output went away, which is its right; closing quietly is what it expects.
-        _forget_output()
-        sys.exit(1)
-    except OSError as e:
-        _forget_output()
-        _end(f"{e.filename or 'standard output'} failed: {(e.strerror or first_line(e)).lower()}.", 1)
-
-
-def _streams() -> None:
-    """Make standard streams safe to use: a closed one is empty, and a letter that one cannot write is a question mark."""
-    if sys.stdout is None:
-        _end("standard output is closed; send it to a file or to /dev/null.", 1)
-    for name, mode in (("stdin", "r"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-
-
-def _forget_output() -> None:
-    """What is still buffered for a standard output that takes no more goes nowhere, or Python's exit would fail over it."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _usage(error: typer.TyperException) -> str:
-    """What is wrong with the command itself, and where its help is."""
-    said, context = error.format_message().strip(), getattr(error, "ctx", None)
-    if said.startswith("Got unexpected extra argument"):
-        said = f"{said.rstrip('.')}; a text of several words stands in quotes."
-    end = "" if said.endswith((".", "?")) else "."
-    return f"{said[:1].lower()}{said[1:]}{end} See {context.command_path if context else 'klieg'} --help."
-
-
-def _end(line: str, status: int) -> NoReturn:
-    """One line on standard error, without anything in it that a terminal would obey; then the end."""
-    with suppress(OSError):
-        print("klieg: " + "".join(c if c.isprintable() else "\ufffd" for c in line), file=sys.stderr)
-    sys.exit(status)
+    shell.run(app)
 
 
 @app.command()
@@ -113,13 +58,13 @@ def explain(
     lang: Language = None,
 ) -> None:
     """Show where every head looks, and the arithmetic of each number."""
-    language = _language(lang)
-    _one_of("scale", scale, ["linear", "log", "no-first"])
+    language = shell.language(lang)
+    shell.one_of("scale", scale, ["linear", "log", "no-first"])
     place = _place(cell) if cell is not None else None
     files = {kind: path for kind, path in {"json": json_file, "svg": svg, "png": png, "html": html, "save": save}.items()
              if path is not None}
     _one_output(files, place is not None)
-    given = _given(text)
+    given = shell.given(text)
     from klieg.views.focus import focus
     from klieg.watch import trace
 
@@ -129,10 +74,10 @@ def explain(
     _export(found, layer, head, token, scale, dark, language, files)
     if card is not None:
         from klieg.views.arithmetic import arithmetic
-        _console().print(arithmetic(card, language=language))
+        shell.console().print(arithmetic(card, language=language))
     elif not files:
         from klieg.views.terminal import screen
-        _console().print(screen(found, layer, head, token, scale=scale, language=language))
+        shell.console().print(screen(found, layer, head, token, scale=scale, language=language))
 
 
 def _one_output(files: dict[str, Path], card: bool) -> None:
@@ -147,32 +92,21 @@ def _one_output(files: dict[str, Path], card: bool) -> None:
 def _export(found: Trace, layer: int | None, head: int | None, token: int | None, scale: str, dark: bool, language: str,
             files: dict[str, Path]) -> None:
     """Make what was asked for, then write it."""
-    from klieg.atomic import atomic
+    from klieg.views.figures import page
+    from klieg.views.palette import DARK, LIGHT
 
-    makers: dict[str, Callable[[], bytes]] = {
-        "json": lambda: _json(found, layer, head, token).encode(),
-        "svg": lambda: _picture("svg", found, layer, head, token, scale, dark, language),
-        "png": lambda: _picture("png", found, layer, head, token, scale, dark, language),
-        "html": lambda: _page(found),
-    }
-    bodies = {kind: makers[kind]() for kind in files if kind != "save"}
-    for kind, path in files.items():
-        if str(path) == "-":
-            _send(bodies[kind])
-            continue
-        if kind == "save":
-            found.save(path)
-        else:
-            with atomic(path) as part:
-                part.write_bytes(bodies[kind])
-        print(f"wrote {path}", file=sys.stderr)
+    def made(kind: str) -> bytes:
+        if kind == "json":
+            return _json(found, layer, head, token).encode()
+        if kind == "html":
+            return _page(found)
+        theme = DARK if dark else LIGHT
+        return shell.drawn(page(found, layer, head, token, scale=scale, theme=theme, language=language), kind)
 
-
-def _send(body: bytes) -> None:
-    """All of it to standard output, which may take only a part at a time where Python runs unbuffered."""
-    rest = memoryview(body)
-    while rest:
-        rest = rest[sys.stdout.buffer.write(rest):]
+    shell.deliver({path: made(kind) for kind, path in files.items() if kind != "save"})
+    if "save" in files:
+        found.save(files["save"])
+        print(f"wrote {files['save']}", file=sys.stderr)
 
 
 def _json(found: Trace, layer: int | None, head: int | None, token: int | None) -> str:
@@ -181,23 +115,15 @@ def _json(found: Trace, layer: int | None, head: int | None, token: int | None) 
     return json.dumps(summary(found, layer, head, token), ensure_ascii=False, indent=1) + "\n"
 
 
-def _picture(kind: str, found: Trace, layer: int | None, head: int | None, token: int | None, scale: str, dark: bool,
-             language: str) -> bytes:
-    from klieg.views.figures import page
-    from klieg.views.palette import DARK, LIGHT
-
-    picture = page(found, layer, head, token, scale=scale, theme=DARK if dark else LIGHT, language=language)
-    if kind == "svg":
-        from klieg.views import svg
-        return svg.lower(picture).encode()
-    from klieg.views import png
-    return png.lower(picture)
-
-
 def _page(found: Trace) -> bytes:
     from klieg.views.html import html
 
     return html(found).encode()
+
+
+app.command("map")(maps.map_text)
+app.command()(maps.heads)
+app.command()(maps.zoom)
 
 
 @app.command()
@@ -216,13 +142,13 @@ def generate(
     from klieg.tokenizers import check_text
 
     sampling = _sampling(temperature, top_k, top_p, seed)
-    prompt = check_text(_given(prompt))
+    prompt = check_text(shell.given(prompt))
     decoder, tokenizer = models.load(model)
     pieces = stream(decoder, tokenizer, prompt, sampling, tokens)
-    _write(prompt)
+    shell.write(prompt)
     for piece in pieces:
-        _write(piece)
-    _write("\n")
+        shell.write(piece)
+    shell.write("\n")
 
 
 @app.command()
@@ -232,14 +158,14 @@ def chat(model: Model = "chat", temperature: Temperature = 0.7, top_k: TopK = 0,
     from klieg import models
     from klieg.generate import Conversation
 
-    sampling, language = _sampling(temperature, top_k, top_p, seed), _language(lang)
+    sampling, language = _sampling(temperature, top_k, top_p, seed), shell.language(lang)
     conversation = Conversation(*models.load(model), sampling)
     if sys.stdin.isatty():
         print({"en": "Talk; an empty line ends.", "zh": "开始聊天；空行结束。"}[language])
     while line := _ask():
         for piece in conversation.say(line):
-            _write(piece)
-        _write("\n")
+            shell.write(piece)
+        shell.write("\n")
 
 
 def _ask() -> str:
@@ -268,7 +194,7 @@ def train(
     folder = out or Path("runs") / found.name
     if threads:
         torch.set_num_threads(threads)
-    console = _console(error=True)
+    console = shell.console(error=True)
     trainer = Trainer(found, folder, data, lambda line: console.print(line, style="dim", soft_wrap=True))
     for progress in watched(trainer.run(), trainer.step, console):
         if progress.validation_loss is not None:
@@ -291,6 +217,19 @@ def _curve(curve: list, path: Path) -> None:
         part.write_bytes(body)
 
 
+@bench.command("attention")
+def bench_attention(
+    repetitions: Annotated[int, typer.Option(min=1, help="Turns of each; the median of their ratios is printed.")] = 7,
+    lang: Language = None,
+) -> None:
+    """What attention costs here with its survey, beside torch's own attention alone; some minutes."""
+    from klieg.bench import USUAL, measured
+    from klieg.views.costs import costs
+
+    language = shell.language(lang)
+    costs(measured(USUAL, repetitions), len(USUAL), shell.console(), language)
+
+
 @app.command("models")
 def list_models() -> None:
     """The models that come with Klieg."""
@@ -308,7 +247,7 @@ def list_models() -> None:
         model = models.outline(config)
         table.add_row(name, config.model_type, str(model.layers), str(model.heads), str(model.kv_heads),
                       str(model.positions), f"{model.parameter_count / 1e6:.1f} M", str(folder))
-    _console().print(table)
+    shell.console().print(table)
 
 
 @app.command()
@@ -324,7 +263,7 @@ def serve(
     from klieg.views.wire import wire
     from klieg.watch import trace
 
-    language = _language(lang) if lang is not None else None
+    language = shell.language(lang) if lang is not None else None
     names = model or models.bundled()
     loaded = {names[0]: models.load(names[0])}
 
@@ -333,21 +272,8 @@ def serve(
             loaded[name] = models.load(name)
         return wire(trace(loaded[name], text, name=name))
 
-    run(names, traced, port, browser, language, lambda line: _write(f"{line}\n"))
+    run(names, traced, port, browser, language, lambda line: shell.write(f"{line}\n"))
     raise KeyboardInterrupt  # nothing else ends it
-
-
-def _given(text: str) -> str:
-    """The text of an argument, - being standard input."""
-    if text != "-":
-        return text
-    body = sys.stdin.buffer.read(MOST_TEXT + 1)
-    if len(body) > MOST_TEXT:
-        raise KliegError(f"standard input holds more than {MOST_TEXT:,} bytes; send a shorter text.")
-    try:
-        return body.decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError as e:
-        raise KliegError(f"standard input is not UTF-8 at byte {e.start}; convert it first.") from None
 
 
 def _sampling(temperature: float, top_k: int, top_p: float, seed: int | None) -> Sampling:
@@ -364,29 +290,3 @@ def _place(cell: str) -> tuple[int, int, int, int]:
     return tuple(int(part) for part in parts)
 
 
-def _one_of(name: str, value: str, valid: list[str]) -> None:
-    if value not in valid:
-        raise KliegError(f"--{name} is {value!r}; it must be one of {', '.join(valid)}.")
-
-
-def _language(given: str | None) -> str:
-    """--lang, else what the system speaks."""
-    if given is not None:
-        _one_of("lang", given, ["en", "zh"])
-        return given
-    spoken = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
-    return "zh" if spoken.startswith("zh") else "en"
-
-
-def _console(error: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=error, highlight=False, markup=False, emoji=False)
-
-
-def _write(piece: str) -> None:
-    """Text as it comes; on a terminal without the characters that one would obey, for a model may write anything."""
-    if sys.stdout.isatty():
-        piece = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in piece)
-    sys.stdout.write(piece)
-    sys.stdout.flush()

@@ -9,29 +9,28 @@ it is widened on the way. Without the native kernel, matrices are widened when t
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from klieg.library import native
 
 ROWS = 4           # beyond this many rows the library's matrix product is faster
 LARGEST = 2**24    # numbers of a matrix; a larger one is worth more threads than the native kernel uses
 
 
 @cache
-def native() -> ctypes.CDLL | None:
-    """The compiled library; None where Klieg was installed without a compiler."""
-    spec = find_spec("klieg")
-    for folder in spec.submodule_search_locations or ():
-        for path in sorted(Path(folder, "lib").glob("*klieg_native*")):
-            library = ctypes.CDLL(str(path))
-            library.klieg_half_rows.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3
-            library.klieg_half_rows.restype = None
-            return library
-    return None
+def _rows() -> Callable | None:
+    """The native product of a few rows; None where there is no native library."""
+    library = native()
+    if library is None:
+        return None
+    library.klieg_half_rows.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3
+    library.klieg_half_rows.restype = None
+    return library.klieg_half_rows
 
 
 def worthwhile(matrix: Tensor) -> bool:
@@ -43,11 +42,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs) W^T + b; W (outputs, inputs) of x's type or kept in bfloat16. No gradient reaches the latter."""
     if weight.dtype == x.dtype or weight.dtype != torch.bfloat16 or x.dtype != torch.float32:
         return F.linear(x, weight, bias)
-    library = native()
-    if library is None or not _few_rows(x) or not weight.is_contiguous():
+    rows = _rows()
+    if rows is None or not _few_rows(x) or not weight.is_contiguous():
         return F.linear(x, weight.to(x.dtype), bias)
     y = torch.empty(*x.shape[:-1], weight.shape[0])
-    library.klieg_half_rows(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // x.shape[-1], *weight.shape[::-1])
+    rows(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // x.shape[-1], *weight.shape[::-1])
     return y if bias is None else y.add_(bias)
 
 
@@ -56,13 +55,13 @@ def together(x: Tensor, *layers: nn.Linear) -> list[Tensor]:
     weights = [layer.weight for layer in layers]
     kept = x.dtype == torch.float32 and all(w.dtype == torch.bfloat16 and layer.bias is None
                                             for w, layer in zip(weights, layers, strict=True))
-    library = native() if kept and x.numel() == x.shape[-1] else None
-    if library is None or not _few_rows(x) or not all(w.is_contiguous() for w in weights):
+    rows = _rows() if kept and x.numel() == x.shape[-1] else None
+    if rows is None or not _few_rows(x) or not all(w.is_contiguous() for w in weights):
         return [layer(x) for layer in layers]
     y = torch.empty(*x.shape[:-1], sum(w.shape[0] for w in weights))
     source, target = x.data_ptr(), y.data_ptr()
     for w in weights:
-        library.klieg_half_rows(source, w.data_ptr(), target, 1, w.shape[1], w.shape[0])
+        rows(source, w.data_ptr(), target, 1, w.shape[1], w.shape[0])
         target += 4 * w.shape[0]
     return list(y.split([w.shape[0] for w in weights], dim=-1))
 

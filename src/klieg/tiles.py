@@ -92,7 +92,7 @@ class Scores:
             for g in range(groups):
                 texts, share = slice(b, b + 1), slice(g * heads // groups, (g + 1) * heads // groups)
                 yield texts, share, replace(
-                    self, q=self.q[texts, share], k=self.k[texts, g:g + 1], mask=_share(self.mask, texts, share),
+                    self, q=self.q[texts, share], k=self.k[texts, g:g + 1], mask=mask_of(self.mask, texts, share),
                     bias=None if self.bias is None else _of(self.bias, texts, share))
 
     def rows(self, wide: int) -> Iterator[slice]:
@@ -135,7 +135,7 @@ def part(bias: Tensor, rows: slice, columns: slice) -> Tensor:
     return bias[:, :, rows if bias.shape[2] > 1 else slice(None), columns if bias.shape[3] > 1 else slice(None)]
 
 
-def _share(mask: Mask, batch: slice, heads: slice) -> Mask:
+def mask_of(mask: Mask, batch: slice, heads: slice) -> Mask:
     """The mask of some texts and heads."""
     return Mask(tuple(rule if rule.table is None else replace(rule, table=_of(rule.table, batch, heads))
                       for rule in mask.rules))

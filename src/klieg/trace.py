@@ -4,6 +4,8 @@ The map of attention is never stored. A Call keeps q, k and the log-sum-exp of e
 the model's own kernel gave them, and any tile of the map is exp(score - lse), exact, when
 somebody looks. The certificate says how far the worst row is from summing to one and the
 worst output from the model's own; a trace that fails it is an error and never a picture.
+A watched model of a long text keeps less: v and the output are checked and given away, and
+where q and k are not kept, the survey is all there is to see.
 
     trace = klieg.trace("chat", "I love you")
     trace[3].weights(head=2)         # (i, j)
@@ -13,18 +15,21 @@ worst output from the model's own; a trace that fails it is an error and never a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from klieg.attention import Mask, output, scores, slots, weights
+from klieg.attention import Mask, scores, slots, weights
+from klieg.cell import Arithmetic, arithmetic
+from klieg.certificate import Certificate, joined, recomputed
 from klieg.errors import KliegError
-from klieg.survey import Survey
+from klieg.survey import Survey, SurveySpec
 
-TILE = 2**22          # weights that the certificate looks at together
-TOLERANCE = 1e-4      # of the certificate: of 1 for row sums, of the largest value for outputs
+if TYPE_CHECKING:
+    from klieg.pool import Pooled
 
 
 @dataclass(frozen=True)
@@ -38,20 +43,6 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """Worst |row sum - 1| and worst |A V - the module's own output| over all heads, and whether both hold."""
-
-    row_sum_error: float
-    output_error: float
-    heads: int
-    largest_value: float
-
-    @property
-    def passed(self) -> bool:
-        return self.row_sum_error <= TOLERANCE and self.output_error <= TOLERANCE * max(1.0, self.largest_value)
-
-
-@dataclass(frozen=True)
 class Candidate:
     """A possible next token: its label, id, probability, and rank from 1."""
 
@@ -61,63 +52,22 @@ class Candidate:
     rank: int
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """One weight written out; vectors in float64, every number recomputable from those before it."""
-
-    layer: int
-    head: int
-    query: int
-    key: int
-    query_token: str
-    key_token: str
-    unrotated_q: Tensor | None
-    q: Tensor
-    unrotated_k: Tensor | None
-    k: Tensor
-    products: Tensor
-    """(d,): q times k, width by width."""
-    dot: float
-    """The sum of the products."""
-    scale: float
-    scaled: float
-    """scale * dot, then softcap and bias where the model has them."""
-    softcap: float | None
-    bias: float
-    reason: str | None
-    """Why the mask hides this key, or None where it is seen."""
-    score: float
-    """What enters the softmax: scaled, or -inf where hidden."""
-    row_scores: Tensor
-    """(j,): the scores of the whole row."""
-    row_max: float
-    row_sum: float
-    """Sum over the row of exp(score - row_max), the sink included."""
-    weight: float
-    v: Tensor
-    contribution: Tensor
-    """(e,): weight * v."""
-    output: Tensor
-    """(e,): what the head gave at this query, by the model."""
-    share: float
-    """contribution . output / output . output; the shares of a row sum to 1."""
-    model_weight: float
-    """exp(score - lse) with the lse of the kernel that ran."""
-    difference: float
-    """|weight - model_weight|."""
-
-
 @dataclass(eq=False)
 class Call:
-    """One call of attention. Shapes by the legend of attention.py; q and k as they entered the product."""
+    """One call of attention. Shapes by the legend of attention.py; q and k as they entered the product.
+
+    q, k, v, output and the survey may be None: not kept. What cannot be shown without them raises a KliegError.
+    """
 
     layer: int
+    """The layer's number in its stack; a stack with other layers between has gaps."""
     kind: str
-    q: Tensor
-    k: Tensor
-    v: Tensor
+    """"self" in a decoder or in the only stack, "encoder", or "cross" for a decoder's look at its encoder."""
+    q: Tensor | None
+    k: Tensor | None
+    v: Tensor | None
     lse: Tensor
-    output: Tensor
+    output: Tensor | None
     mask: Mask
     scale: float
     kernel: str
@@ -127,11 +77,41 @@ class Call:
     unrotated_q: Tensor | None = None
     unrotated_k: Tensor | None = None
     survey: Survey | None = None
+    certificate: Certificate | None = None
+    """From the pass itself, where v or the output was given away after it; None has it computed by certify()."""
+    groups: int | None = None
+    """The number of key/value heads where k is not kept."""
 
-    heads = property(lambda self: self.q.shape[1])
-    kv_heads = property(lambda self: self.k.shape[1])
-    queries = property(lambda self: self.q.shape[2])
-    keys = property(lambda self: self.k.shape[2])
+    texts = property(lambda self: self.lse.shape[0])
+    heads = property(lambda self: self.lse.shape[1])
+    queries = property(lambda self: self.lse.shape[2])
+
+    @property
+    def kv_heads(self) -> int:
+        """The number of key/value heads: as k has them, as the watcher said, else one for each query head."""
+        return self.k.shape[1] if self.k is not None else self.groups or self.heads
+
+    @property
+    def keys(self) -> int:
+        if self.k is None and self.survey is not None:
+            return self.survey.received.shape[2]
+        self.need("k")
+        return self.k.shape[2]
+
+    @property
+    def width(self) -> int:
+        """The width of q and k: d."""
+        self.need("q")
+        return self.q.shape[3]
+
+    def need(self, *names: str, instead: str = "") -> None:
+        """KliegError if one of these tensors was not kept; it says how to keep it, or what to do instead."""
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            how = (f"watch it again with keep_qk=[{self.layer}], on the command line --keep {self.layer}"
+                   if {"q", "k"} & set(missing) else "a watched model gives them away, and klieg.trace() keeps them")
+            was = "were" if len(missing) > 1 else "was"
+            raise KliegError(f"of layer {self.layer} ({self.kind}) {' and '.join(missing)} {was} not kept; {how}{instead}.")
 
     def group(self, head: int) -> int:
         """The key/value head that a query head reads."""
@@ -141,24 +121,29 @@ class Call:
         """The slot at which a query stands: its own place among the keys."""
         return self.keys - self.queries + query
 
-    def _scaled(self, texts: slice, heads: slice, rows: slice, keys: slice, wide: bool = False) -> Tensor:
+    def _scaled(self, texts: slice, heads: slice, rows: slice | Tensor, keys: slice, wide: bool = False) -> Tensor:
         """Scores before the mask: (b, h, i, j). `heads` is all of them, or one."""
+        self.need("q", "k")
         groups = slice(None) if heads == slice(None) else slice(self.group(heads.start), self.group(heads.start) + 1)
-        q, k = self.q[texts, heads, rows], self.k[texts, groups, keys]
+        # What was kept in a narrow type is widened, as the kernel did before it multiplied.
+        type = torch.float64 if wide else self.lse.dtype
+        q, k = self.q[texts, heads, rows].to(type), self.k[texts, groups, keys].to(type)
         bias = None if self.bias is None else self.bias.expand(*self.q.shape[:3], self.keys)[texts, heads, rows, keys]
-        if wide:
-            q, k, bias = q.double(), k.double(), None if bias is None else bias.double()
-        return scores(q, k, scale=self.scale, softcap=self.softcap, bias=bias)
+        return scores(q, k, scale=self.scale, softcap=self.softcap, bias=None if bias is None else bias.to(type))
 
-    def _visible(self, texts: slice, heads: slice, rows: slice, keys: slice) -> Tensor:
+    def _visible(self, texts: slice, heads: slice, rows: slice | Tensor, keys: slice) -> Tensor:
         """Which pairs of a tile the mask leaves: (b, h, i, j), bool."""
-        i = slots(self.queries, self.keys, self.q.device)[rows]
-        seen = self.mask.visible(i, torch.arange(self.keys, device=self.q.device)[keys])
-        return seen.expand(*self.q.shape[:2], *seen.shape[2:])[texts, heads]
+        i = slots(self.queries, self.keys, self.lse.device)[rows]
+        seen = self.mask.visible(i, torch.arange(self.keys, device=self.lse.device)[keys])
+        return seen.expand(self.texts, self.heads, *seen.shape[2:])[texts, heads]
 
-    def _weights(self, texts: slice, heads: slice, rows: slice, keys: slice) -> Tensor:
+    def _weights(self, texts: slice, heads: slice, rows: slice | Tensor, keys: slice) -> Tensor:
         s = self._scaled(texts, heads, rows, keys)
         return weights(s.masked_fill(~self._visible(texts, heads, rows, keys), -torch.inf), self.lse[texts, heads, rows])
+
+    def scaled(self, head: int, rows: slice = slice(None), keys: slice = slice(None), batch: int = 0) -> Tensor:
+        """Scores of a tile before the mask, in float64: (i, j)."""
+        return self._scaled(*self._one(head, batch), rows, keys, wide=True)[0, 0]
 
     def visible(self, head: int, rows: slice, keys: slice, batch: int = 0) -> Tensor:
         """Which pairs of a tile the mask leaves: (i, j), bool."""
@@ -168,6 +153,10 @@ class Call:
         """Exact weights of a tile of the map: (i, j)."""
         return self._weights(*self._one(head, batch), rows, keys)[0, 0]
 
+    def every(self, rows: slice | Tensor) -> Tensor:
+        """The weights of whole rows, of all texts and heads: (b, h, i, j)."""
+        return self._weights(slice(None), slice(None), rows, slice(None))
+
     def weights(self, head: int, batch: int = 0) -> Tensor:
         """A head's whole map: (i, j)."""
         return self.tile(head, slice(None), slice(None), batch)
@@ -176,12 +165,33 @@ class Call:
         """Where one query looks: (j,)."""
         return self.tile(head, slice(query, query + 1), slice(None), batch)[0]
 
+    def pool(self, head: int, rows: tuple[int, int] | None = None, keys: tuple[int, int] | None = None, size: int = 512,
+             batch: int = 0) -> Pooled:
+        """The region rows[0] <= i < rows[1], keys[0] <= j < keys[1] of a head's map in at most size x size buckets.
+
+        The result has mean and max (R, C) of each bucket, hidden cells counted as 0, and the bounds of the buckets.
+        Every number is exact: united from buckets of the survey's own map where the region begins and ends with
+        them and they are fine enough, else computed anew from q and k. By default the region is the whole map.
+        """
+        from klieg.pool import pool
+        self._one(head, batch)
+        return pool(self, head, rows or (0, self.queries), keys or (0, self.keys), size, batch)
+
+    def surveyed(self, spec: SurveySpec) -> Call:
+        """The call with its survey, made now from q and k where it has none."""
+        from klieg.kernels import survey
+        if self.survey is not None:
+            return self
+        self.need("q", "k")
+        return replace(self, survey=survey(self.q, self.k, self.lse, self.mask, spec, scale=self.scale, softcap=self.softcap,
+                                           bias=self.bias))
+
     def stages(self, head: int, batch: int = 0) -> Stages:
         """Every step of a head's map."""
         text, one = self._one(head, batch)
         everything = slice(None), slice(None)
-        dot = self.q[batch, head] @ self.k[batch, self.group(head)].T
         scaled = self._scaled(text, one, *everything)[0, 0]
+        dot = (self.q[batch, head] @ self.k[batch, self.group(head)].T).to(scaled)
         masked = scaled.masked_fill(~self.visible(head, *everything, batch), -torch.inf)
         return Stages(dot, scaled, masked, weights(masked, self.lse[batch, head]))
 
@@ -190,40 +200,24 @@ class Call:
         return self.mask.reason(self.slot(query), key, batch, head)
 
     def certify(self) -> Certificate:
-        """Recompute every row from q, k and lse, a block at a time, and compare with what the model gave."""
-        texts = self.q.shape[0]
-        row_error = output_error = 0.0
-        block = max(1, TILE // (texts * self.heads * self.keys))
-        for start in range(0, self.queries, block):
-            rows = slice(start, start + block)
-            w = self._weights(slice(None), slice(None), rows, slice(None))
-            lse = self.lse[:, :, rows]
-            total = w.sum(-1)
-            if self.sinks is not None:
-                total = total + torch.exp(self.sinks[:, None] - lse)
-            live = (lse > -torch.inf).to(total)
-            row_error = _worse(row_error, (total - live).abs().max())
-            output_error = _worse(output_error, (output(w, self.v) - self.output[:, :, rows]).abs().max())
-        return Certificate(row_error, output_error, texts * self.heads, self.v.abs().max().item())
+        """The certificate of the pass, else one that recomputes every row from q, k, v and lse."""
+        if self.certificate is not None:
+            return self.certificate
+        self.need("q", "k", "v", "output")
+        return recomputed(self)
 
     def _one(self, head: int, batch: int) -> tuple[slice, slice]:
         """One text and one head as slices; refuses what is not there."""
         if not 0 <= head < self.heads:
             raise KliegError(f"there is no head {head}; layer {self.layer} has heads 0 to {self.heads - 1}.")
-        if not 0 <= batch < self.q.shape[0]:
-            raise KliegError(f"there is no text {batch} in the batch of {self.q.shape[0]}.")
+        if not 0 <= batch < self.texts:
+            raise KliegError(f"there is no text {batch} in the batch of {self.texts}.")
         return slice(batch, batch + 1), slice(head, head + 1)
-
-
-def _worse(so_far: float, found: Tensor) -> float:
-    """The larger of two errors; NaN, which compares with nothing, is the worst of all."""
-    value = found.item()
-    return float("inf") if value != value else max(so_far, value)
 
 
 @dataclass(eq=False)
 class Trace:
-    """One pass of a model over one text: `trace[layer]` is that layer's Call."""
+    """One pass of a model over one text: `trace[layer]` is that layer's Call, `trace[layer, "cross"]` that of another kind."""
 
     model: str
     text: str
@@ -231,23 +225,25 @@ class Trace:
     tokens: list[str]
     calls: list[Call]
     logits: Tensor
-    """(n, vocabulary), float32, of every token."""
+    """(m, vocabulary), float32, of the last m tokens; a watched model keeps few of them."""
     vocabulary: Sequence[str]
     """The label of every id."""
     certificate: Certificate = field(init=False)
 
     def __post_init__(self) -> None:
-        found = [call.certify() for call in self.calls]
-        self.certificate = Certificate(max(c.row_sum_error for c in found), max(c.output_error for c in found),
-                                       sum(c.heads for c in found), max(c.largest_value for c in found))
-        if not self.certificate.passed:
-            raise KliegError(f"the trace of {self.model!r} fails its certificate: worst |row sum - 1| is "
-                             f"{self.certificate.row_sum_error:.1e} and worst |A V - model output| is "
-                             f"{self.certificate.output_error:.1e}; its numbers cannot be shown. Please report this model.")
+        if not self.calls:
+            raise KliegError(f"the trace of {self.model!r} has no call of attention; trace a model that attends.")
+        self.certificate = joined(call.certify() for call in self.calls)
+        self.certificate.check(f"the trace of {self.model!r}")
 
-    layers = property(lambda self: len(self.calls))
-    heads = property(lambda self: self.calls[0].heads)
-    kv_heads = property(lambda self: self.calls[0].kv_heads)
+    @property
+    def stack(self) -> list[Call]:
+        """The calls that views show: a decoder's own, or those of the only stack."""
+        return [call for call in self.calls if call.kind == "self"] or self.calls
+
+    layers = property(lambda self: len(self.stack))
+    heads = property(lambda self: self.stack[0].heads)
+    kv_heads = property(lambda self: self.stack[0].kv_heads)
 
     @property
     def kernel(self) -> str:
@@ -257,14 +253,27 @@ class Trace:
     def __len__(self) -> int:
         return len(self.calls)
 
-    def __getitem__(self, layer: int) -> Call:
-        if not 0 <= layer < len(self.calls):
-            raise KliegError(f"there is no layer {layer}; the model has layers 0 to {len(self.calls) - 1}.")
-        return self.calls[layer]
+    def __getitem__(self, at: int | tuple[int, str]) -> Call:
+        layer, kind = at if isinstance(at, tuple) else (at, "self")
+        found = next((call for call in self.calls if (call.layer, call.kind) == (layer, kind)), None)
+        if found is not None:
+            return found
+        there = [call.layer for call in self.calls if call.kind == kind]
+        if not there:
+            kinds = ", ".join(repr(kind) for kind in dict.fromkeys(call.kind for call in self.calls))
+            raise KliegError(f"there is no attention of kind {kind!r}; the trace has {kinds}.")
+        whole = there == list(range(len(there)))
+        raise KliegError(f"there is no layer {layer}; the model has layers "
+                         f"{f'0 to {there[-1]}' if whole else ', '.join(map(str, there))}.")
 
     def probabilities(self, after: int | None = None) -> Tensor:
         """Of every next token after token `after` (the last by default): (vocabulary,), float64."""
-        return self.logits[self._token(len(self.tokens) - 1 if after is None else after)].double().softmax(-1)
+        last = len(self.tokens) - 1
+        back = last - (last if after is None else self._token(after))
+        if back >= len(self.logits):
+            raise KliegError(f"the logits after token {last - back} were not kept; the trace has those of its last "
+                             f"{len(self.logits)} tokens.")
+        return self.logits[len(self.logits) - 1 - back].double().softmax(-1)
 
     def next_tokens(self, count: int = 10, after: int | None = None) -> list[Candidate]:
         """The likeliest next tokens, best first."""
@@ -280,31 +289,8 @@ class Trace:
     def cell(self, layer: int, head: int, query: int, key: int, batch: int = 0) -> Arithmetic:
         """One weight's whole arithmetic, from q and k to its share of the output."""
         call = self[layer]
-        one = call._one(head, batch)
-        query, key = self._token(query), self._token(key)
-        group, rows = call.group(head), slice(query, query + 1)
-        q, k = call.q[batch, head, query].double(), call.k[batch, group, key].double()
-        v, own = call.v[batch, group].double(), call.output[batch, head, query].double()
-        seen = call.visible(head, rows, slice(None), batch)
-        row = call._scaled(*one, rows, slice(None), wide=True)[0, 0]
-        scaled, row = row[0, key].item(), row.masked_fill(~seen, -torch.inf)[0]
-        sink = call.sinks[head].double() if call.sinks is not None else row.new_tensor(-torch.inf)
-        row_max = torch.maximum(row.max(), sink)
-        row_max = row_max.masked_fill(row_max == -torch.inf, 0)
-        row_sum = torch.exp(row - row_max).sum() + torch.exp(sink - row_max)
-        weight = (torch.exp(row[key] - row_max) / row_sum).item() if row_sum > 0 else 0.0
-        model_weight = weights(row, call.lse[batch, head, query].double())[key].item()
-        contribution = weight * v[key]
-        bias = 0.0 if call.bias is None else call.bias.expand(*call.q.shape[:3], call.keys)[batch, head, query, key].item()
-        return Arithmetic(
-            layer, head, query, key, self.tokens[query], self.tokens[key],
-            None if call.unrotated_q is None else call.unrotated_q[batch, head, query].double(), q,
-            None if call.unrotated_k is None else call.unrotated_k[batch, group, key].double(), k,
-            products=q * k, dot=(q @ k).item(), scale=call.scale, scaled=scaled, softcap=call.softcap, bias=bias,
-            reason=call.reason(head, query, key, batch), score=row[key].item(), row_scores=row,
-            row_max=row_max.item(), row_sum=row_sum.item(), weight=weight, v=v[key], contribution=contribution,
-            output=own, share=(contribution @ own / (own @ own)).item() if own.any() else 0.0, model_weight=model_weight,
-            difference=abs(weight - model_weight))
+        call._one(head, batch)
+        return arithmetic(call, self.tokens, head, self._token(query), self._token(key), batch)
 
     def _token(self, index: int) -> int:
         if not 0 <= index < len(self.tokens):
@@ -312,13 +298,13 @@ class Trace:
         return index
 
     def save(self, path: str | Path) -> None:
-        """One file: a zip of trace.json and tensors.safetensors; whole or not at all."""
+        """One file, whole or not at all; see tracefile.py."""
         from klieg.tracefile import write
         write(self, Path(path))
 
     @staticmethod
     def load(path: str | Path) -> Trace:
-        """A saved trace; its certificate is computed again from the numbers that were read."""
+        """A saved trace; its certificate is computed again from the numbers that were read, or for long ones sampled."""
         from klieg.tracefile import read
         return read(Path(path))
 

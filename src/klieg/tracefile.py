@@ -1,31 +1,58 @@
-"""A Trace on disk: a zip that holds trace.json and tensors.safetensors, nothing that can run.
+"""A Trace on disk: one zip that holds tensors.safetensors and trace.json, nothing that can run.
+
+The zip is not compressed, so the tensors lie in it as they lie in memory, and reading maps them
+instead of loading them: a trace of 128k tokens opens in seconds, and a tile of it touches only
+its own pages. safetensors' own lazy reader takes a path and no place inside a file, so the
+header is read here, and every span that it claims is checked before it is used. One file rather
+than a folder, because it can be sent, and any zip tool opens it. Writing goes tensor by tensor
+and holds no second copy of a long trace.
 
 Masks are written as their rules, surveys field by field; a tensor that several calls share,
-such as a padding table, is written once. Reading checks everything it builds on, and the
-certificate is computed again from what was read.
+such as a padding table, is written once. What kept q, k, v and the output is certified anew from
+what was read; of a call that gave some of them away, the certificate is read, and where q and k
+are kept, every head is spot-checked on SPOTS rows.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
+import struct
+import sys
 import zipfile
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from math import prod
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+import torch
 from torch import Tensor
 
-from klieg import checkpoint
+from klieg.atomic import atomic
 from klieg.attention import Mask, Rule
+from klieg.certificate import Certificate, Place, recomputed
 from klieg.errors import KliegError, first_line
 from klieg.survey import Survey
 from klieg.trace import Call, Trace
 
-FORMAT = "klieg-trace/1"
+FORMAT = "klieg-trace/2"
+SPOTS = 64            # rows of every head that are recomputed when a call that gave v away is read
+CHUNK = 2**26         # bytes written at once
+LONGEST = 2**28       # bytes of a header or of trace.json
 _TENSORS = ("q", "k", "v", "lse", "output", "sinks", "bias", "unrotated_q", "unrotated_k")
-_FACTS = ("layer", "kind", "scale", "kernel", "softcap")
+_FACTS = {"layer": (int,), "kind": (str,), "scale": (float, int), "kernel": (str,), "softcap": (float, int, type(None)),
+          "groups": (int, type(None))}
+_BODY, _SHELF = "trace.json", "tensors.safetensors"
+# An empty field before the tensors, so that they begin at byte 128 of the file: 30 + 19 of the zip's header, 20 for sizes
+# beyond 4 GiB, and these 59. Aligned tensors need no copy.
+_PAD = struct.pack("<HH55x", 0xD935, 55)
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+          "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
+
+# ---- writing ----
 
 def write(trace: Trace, path: Path) -> None:
     """Save a trace, whole or not at all."""
@@ -36,7 +63,7 @@ def write(trace: Trace, path: Path) -> None:
         if tensor is None:
             return None
         if id(tensor) not in names:
-            names[id(tensor)], shelf[name] = name, tensor.detach().cpu().contiguous().clone()
+            names[id(tensor)], shelf[name] = name, tensor.detach()
         return names[id(tensor)]
 
     calls = []
@@ -45,38 +72,154 @@ def write(trace: Trace, path: Path) -> None:
         said |= {name: put(f"{index}.{name}", getattr(call, name)) for name in _TENSORS}
         said["mask"] = [{"kind": rule.kind, "size": rule.size, "table": put(f"{index}.mask.{n}", rule.table)}
                         for n, rule in enumerate(call.mask.rules)]
-        said["survey"] = None if call.survey is None else {
-            f.name: put(f"{index}.survey.{f.name}", getattr(call.survey, f.name)) for f in fields(Survey)}
+        said["certificate"] = call.certificate and asdict(call.certificate)
+        said["survey"] = call.survey and {"kernel": call.survey.kernel} | {
+            name: put(f"{index}.survey.{name}", x) for name, x in call.survey.tensors().items()}
         calls.append(said)
     body = {"format": FORMAT, "model": trace.model, "text": trace.text, "ids": trace.ids, "tokens": trace.tokens,
             "vocabulary": list(trace.vocabulary), "calls": calls}
-    with checkpoint.atomic(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as file:
-        file.writestr("trace.json", json.dumps(body, ensure_ascii=False))
-        file.writestr("tensors.safetensors", save(shelf))
+    with atomic(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as file:
+        place = zipfile.ZipInfo(_SHELF)
+        place.extra = _PAD
+        with file.open(place, "w", force_zip64=True) as shelved:
+            for piece in _safetensors(shelf):
+                shelved.write(piece)
+        file.writestr(_BODY, json.dumps(body, ensure_ascii=False))
 
+
+def _safetensors(shelf: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, a piece at a time; wide types go first, which keeps all of them aligned."""
+    order = sorted(shelf, key=lambda name: (-shelf[name].element_size(), name))
+    header, at = {}, 0
+    for name in order:
+        tensor, start = shelf[name], at
+        at += tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, at]}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-(8 + len(head)) % 64)
+    yield struct.pack("<Q", len(head)) + head
+    for name in order:
+        body = memoryview(shelf[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        for start in range(0, len(body), CHUNK):
+            yield body[start:start + CHUNK]
+
+
+# ---- reading ----
 
 def read(path: Path) -> Trace:
     """Open a saved trace; KliegError if it is not one, is damaged, or fails its certificate."""
     try:
         with zipfile.ZipFile(path) as file:
-            body, shelf = json.loads(file.read("trace.json")), load(file.read("tensors.safetensors"))
-        if body["format"] != FORMAT:
-            raise KliegError(f"{path} is of format {body['format']!r} and this version reads {FORMAT!r}; trace it again.")
+            if file.getinfo(_BODY).file_size > LONGEST:
+                raise ValueError(f"{_BODY} is too large")
+            body = json.loads(file.read(_BODY))
+            if body["format"] != FORMAT:
+                raise KliegError(f"{path} is of format {body['format']!r} and this version reads {FORMAT!r}; trace it again.")
+            if not all(isinstance(word, str) for name in ("tokens", "vocabulary") for word in body[name]):
+                raise ValueError("its tokens are no words")
+            shelf = _shelf(file, path)
         calls = [_call(said, shelf) for said in body["calls"]]
+        for call in calls:
+            if call.certificate is not None and call.q is not None and call.k is not None:
+                _spots(call).check(str(path))
         return Trace(body["model"], body["text"], body["ids"], body["tokens"], calls, shelf["logits"], body["vocabulary"])
     except FileNotFoundError:
         raise KliegError(f"there is no trace {str(path)!r}.") from None
-    except (OSError, zipfile.BadZipFile, SafetensorError, ValueError, KeyError, TypeError, IndexError,
-            NotImplementedError, RuntimeError) as e:
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError,
+            RecursionError, NotImplementedError, RuntimeError) as e:
         raise KliegError(f"{path} is not a whole trace ({type(e).__name__}: {first_line(e)}); save it again.") from None
 
 
-def _call(said: dict, shelf: dict[str, Tensor]) -> Call:
+def _spots(call: Call) -> Certificate:
+    """The certificate of SPOTS rows, spread evenly from the first to the last."""
+    count = min(SPOTS, call.queries)
+    return recomputed(call, torch.linspace(0, call.queries - 1, count).round().long().unique())
+
+
+def _shelf(file: zipfile.ZipFile, path: Path) -> dict[str, Tensor]:
+    """The tensors of a trace, mapped from the file; nothing that its header claims is believed."""
+    place = file.getinfo(_SHELF)
+    if place.compress_type != zipfile.ZIP_STORED or place.flag_bits & 1:
+        raise ValueError("its tensors are compressed or encrypted")
+    with path.open("rb") as handle:
+        whole = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+    # The header beside the data may have other extra fields than the directory at the end of the zip.
+    signature, name, extra = struct.unpack("<4s22xHH", whole[place.header_offset:place.header_offset + 30])
+    start = place.header_offset + 30 + name + extra
+    if signature != b"PK\x03\x04" or start + place.file_size > len(whole) or place.file_size < 8:
+        raise ValueError("its tensors are cut short")
+    (length,) = struct.unpack("<Q", whole[start:start + 8])
+    if not 2 <= length <= min(place.file_size - 8, LONGEST):
+        raise ValueError("the header of its tensors is too long")
+    header = json.loads(whole[start + 8:start + 8 + length])
+    header.pop("__metadata__", None)
+    room, at = place.file_size - 8 - length, 0
+    shelf: dict[str, Tensor] = {}
+    for key, said in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (begin, end) = _TYPES[said["dtype"]], said["shape"], said["data_offsets"]
+        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+            raise ValueError(f"the tensor {key} has no whole shape")
+        # Each begins where the one before it ends, so none overlaps another and none is outside.
+        if begin != at or end - begin != prod(shape) * dtype.itemsize or end > room:
+            raise ValueError(f"the tensor {key} does not lie where it should")
+        shelf[key] = _mapped(whole, start + 8 + length + begin, end - begin, dtype).view(shape)
+        at = end
+    if at != room:
+        raise ValueError("its tensors do not fill their place")
+    return shelf
+
+
+def _mapped(whole: mmap.mmap, start: int, size: int, dtype: torch.dtype) -> Tensor:
+    """A flat tensor over bytes of the map: a view, or a copy where another zip tool has laid them askew."""
+    if sys.byteorder != "little":
+        raise ValueError("this machine is big-endian, and traces are little-endian")
+    if size == 0:
+        return torch.empty(0, dtype=dtype)
+    if start % dtype.itemsize == 0:
+        return torch.frombuffer(whole, dtype=dtype, count=size // dtype.itemsize, offset=start)
+    return torch.frombuffer(bytearray(whole[start:start + size]), dtype=dtype)
+
+
+def _call(said: dict[str, Any], shelf: dict[str, Tensor]) -> Call:
     def get(name: str | None) -> Tensor | None:
         return None if name is None else shelf[name]
 
-    rules = tuple(Rule(rule["kind"], rule["size"], get(rule["table"])) for rule in said["mask"])
-    survey = said["survey"] and Survey(**{name: get(tensor) for name, tensor in said["survey"].items()})
+    for name, kinds in _FACTS.items():
+        if not isinstance(said[name], kinds):
+            raise ValueError(f"the {name} of a layer is {said[name]!r}")
+    mask = Mask(tuple(Rule(rule["kind"], rule["size"], get(rule["table"])) for rule in said["mask"]))
+    survey = said["survey"] and Survey(**{
+        f.name: said["survey"]["kernel"] if f.name == "kernel" else get(said["survey"].get(f.name)) for f in fields(Survey)})
     tensors = {name: get(said[name]) for name in _TENSORS}
-    return Call(**{name: said[name] for name in _FACTS}, **tensors, mask=Mask(rules), survey=survey)
+    whole = all(tensors[name] is not None for name in ("q", "k", "v", "output"))
+    sealed = None if whole else said["certificate"] and _certificate(said["certificate"])
+    call = Call(**{name: said[name] for name in _FACTS}, **tensors, mask=mask, survey=survey, certificate=sealed)
+    _fits(call)
+    return call
 
+
+def _certificate(said: dict[str, Any]) -> Certificate:
+    places = {name: said[name] and Place(**said[name]) for name in ("row_sum_at", "output_at")}
+    return Certificate(**{**said, **places})
+
+
+def _fits(call: Call) -> None:
+    """ValueError unless the tensors of a call are of one shape, as the rest of Klieg takes for granted."""
+    batch, heads, queries = call.lse.shape
+    groups, keys = call.kv_heads, call.keys
+    if min(batch, heads, queries, keys, groups) < 1 or heads % groups:
+        raise ValueError(f"layer {call.layer} has {heads} heads over {groups} key heads")
+    rows, columns = (batch, heads, queries), (batch, groups, keys)
+    lead = {"q": rows, "k": columns, "v": columns, "output": rows, "unrotated_q": rows, "unrotated_k": columns}
+    found = {name: (getattr(call, name), shape, 4) for name, shape in lead.items()}
+    if call.survey is not None:
+        special = {"received": ((batch, heads, keys), 3), "histogram": ((batch, heads), 3), "map_mean": ((batch, heads), 4),
+                   "map_max": ((batch, heads), 4), "top_weights": (rows, 4), "top_keys": (rows, 4)}
+        found |= {name: (x, *special.get(name, (rows, 3))) for name, x in call.survey.tensors().items()}
+    for name, (tensor, shape, axes) in found.items():
+        if tensor is not None and (tensor.ndim != axes or tensor.shape[:len(shape)] != shape):
+            raise ValueError(f"{name} of layer {call.layer} is of shape {tuple(tensor.shape)}")
+    if call.q is not None and call.k is not None and call.q.shape[3] != call.k.shape[3]:
+        raise ValueError(f"q and k of layer {call.layer} are of different widths")
+    for rule in call.mask.rules:
+        rule.reason  # noqa: B018 - KeyError for a kind that there is not

@@ -1,20 +1,32 @@
-"""From a model and a text to a Trace: run once, and keep what attention saw.
+"""From a model to what its attention saw: trace() runs one of Klieg's over a text, watch() looks on while any other runs.
 
     trace = klieg.trace("chat", "I love you")            # a bundled name, a folder, a Hugging Face id
     trace = klieg.trace((model, tokenizer), "I love you")   # what klieg.load() gave
+
+    with klieg.watch(model) as seen:                     # any model of transformers
+        model.generate(**inputs)
+    seen[5].survey.entropy
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
+from klieg.errors import KliegError
+from klieg.kernels import survey
 from klieg.layers import Observation
 from klieg.models import Decoder, load
-from klieg.survey import SurveySpec, survey
+from klieg.survey import SurveySpec
 from klieg.tokenizers import Tokenizer, check_text
 from klieg.trace import Call, Trace
+
+if TYPE_CHECKING:
+    from klieg.watching.watcher import Watched
 
 
 class Vocabulary(Sequence[str]):
@@ -54,3 +66,33 @@ def trace(model: str | tuple[Decoder, Tokenizer], text: str, *, cut: bool = Fals
 
     logits = decoder(torch.tensor([ids]), observe=keep, kernel=kernel)[0].float()
     return Trace(name, text, ids, tokenizer.labels(ids), calls, logits, Vocabulary(tokenizer, logits.shape[-1]))
+
+
+def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, survey: bool = True,
+          layers: Sequence[int] | None = None, keep_qk: Sequence[int] | bool | None = None,
+          folder: str | Path | None = None, budget: int | None = None, tokenizer: Any = None,
+          on_call: Callable[[int, int], None] | None = None) -> Watched:
+    """Watch a model of transformers while it runs, on its own fast attention, to the last bit:
+
+        with klieg.watch(model) as seen:
+            model(**inputs)                      # or model.generate(**inputs)
+        seen[5].survey.entropy                   # (b, h, i); seen[5, "cross"] for another kind
+        seen[5].tile(head=3, rows=slice(0, 512), keys=slice(0, 512))
+
+    `top`, `map` and `bins` are those of SurveySpec; `survey=False` makes none. `layers` are the ones
+    to look at, all by default. q and k are kept for all of them (None), for some, or for none
+    (False), in memory or in `folder`, within `budget` bytes: see Store. `on_call(done, expected)`
+    is told of every call. A tokenizer labels the tokens of `seen.trace()`.
+
+    A model that cannot be watched exactly is a KliegError that says why, as is a call that fails
+    its certificate; it comes at the end of the block, and the model's own run is complete.
+    """
+    if isinstance(model, Decoder):
+        raise KliegError("watch() is for models of transformers; klieg.trace((model, tokenizer), text) traces a model of "
+                         "Klieg's own.")
+    from klieg.watching.store import Store
+    from klieg.watching.watcher import Options, Watched
+
+    options = Options(SurveySpec(top, map, bins) if survey else None, None if layers is None else frozenset(layers),
+                      keep_qk if keep_qk is None or isinstance(keep_qk, bool) else frozenset(keep_qk), tokenizer, on_call)
+    return Watched(model, options, Store(folder, budget))

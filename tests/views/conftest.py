@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from klieg.attention import Mask, hide, log_sum_exp, output, scores, weights
+from klieg.survey import SurveySpec
 from klieg.trace import Call, Trace
 
 WORDS = ("⟨s⟩", "I", "love", "you", "↩")
@@ -58,3 +60,16 @@ HOSTILE = ("⟨s⟩", "<script>alert(1)</script>", "</script><!--", "\x1b[31mred
 @pytest.fixture(scope="session")
 def hostile() -> Trace:
     return build(HOSTILE, layers=2, seed=3)
+
+
+def surveyed(trace: Trace, layers: Sequence[int] | None = None, **spec: int) -> Trace:
+    """The same trace with a survey of every call, and if given, other numbers for its layers."""
+    calls = [replace(call.surveyed(SurveySpec(**spec)), layer=call.layer if layers is None else layers[n])
+             for n, call in enumerate(trace.calls)]
+    return Trace(trace.model, trace.text, trace.ids, trace.tokens, calls, trace.logits, trace.vocabulary)
+
+
+@pytest.fixture(scope="session")
+def seen() -> Trace:
+    """300 tokens with surveys; a stack of which only layers 1, 4 and 7 attend."""
+    return surveyed(build([f"w{n}" for n in range(300)], seed=5), [1, 4, 7], top=8, map=32)

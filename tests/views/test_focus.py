@@ -41,3 +41,11 @@ def test_what_there_is_not_is_refused(trace: Trace, asked: dict, words: str) -> 
     with pytest.raises(KliegError, match=words):
         focus(trace, **asked)
     assert chosen(trace, None) == 4
+
+
+def test_a_stack_with_gaps_keeps_its_numbers(seen: Trace) -> None:
+    found = focus(seen)
+    assert found.layer in (1, 4, 7) and found.peak.layer == found.layer
+    assert [[len(row) for row in heads] for heads in rows(seen, 5)] == [[300] * 4] * 3
+    with pytest.raises(KliegError, match="layers 1, 4, 7"):
+        focus(seen, layer=0)

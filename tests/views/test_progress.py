@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from klieg.views.progress import LINE_EVERY, watched
+from klieg.views.progress import LINE_EVERY, counted, watched
 
 
 @dataclass
@@ -35,3 +35,13 @@ def test_a_terminal_has_a_bar_with_the_time_left() -> None:
     out = io.StringIO()
     list(watched(run()[60:], 60, Console(file=out, width=100, force_terminal=True)))
     assert f"{2 * LINE_EVERY}/{2 * LINE_EVERY}" in out.getvalue() and "tokens/s" in out.getvalue()
+
+
+def test_counted_layers_have_a_bar_on_a_terminal_and_nothing_in_a_log() -> None:
+    for terminal in (True, False):
+        out = io.StringIO()
+        with counted("layers", Console(file=out, width=100, force_terminal=terminal)) as step:
+            step(1, 3)
+            step(3, 3)
+        assert ("layers" in out.getvalue() and "3/3" in out.getvalue()) == terminal
+        assert terminal or out.getvalue().strip() == ""

@@ -17,14 +17,17 @@ from torch import Tensor
 
 from klieg.attention import Mask
 from klieg.errors import KliegError, nearest
-from klieg.kernels import dense, fused, packed, streamed
+from klieg.kernels import dense, fused, native, packed, streamed, surveys
+from klieg.kernels.surveys import Pooled, pooled, survey
 from klieg.survey import Survey, SurveySpec
-from klieg.survey import survey as survey_of
 
-__all__ = ["KERNELS", "Attention", "attend", "choose"]
+__all__ = ["KERNELS", "Attention", "Pooled", "attend", "choose", "pooled", "survey"]
 
-KERNELS = ("dense", "fused", "packed", "streamed")
+KERNELS = ("dense", "fused", "native", "packed", "streamed")
 EVERYTHING = Mask()
+
+# From so many queries on, the native kernel is faster than torch's fused one (benchmarks/attention.py).
+MANY = 128
 
 # Up to this many weights the whole map is one tile, and walking over tiles gains nothing.
 SMALL = 2**18
@@ -68,31 +71,40 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
         # The fused kernel multiplies minus infinity by it.
         q, scale = q * scale, 1.0
     if kernel is None:
-        kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
+        kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
     elif why := _refusal(kernel, q, k, v, mask, softcap, sinks, bias):
         raise KliegError(f"the {kernel} kernel cannot do this call: {why}; leave the kernel open or name another.")
+    found = None
     if kernel == "fused":
         output, lse = fused.attention(q, k, v, mask, scale=scale, bias=bias)
     elif kernel == "packed":
         output, lse = packed.attention(q, k, v, mask, scale=scale)
+    elif kernel == "native" and survey is not None:
+        output, found = surveys.attended(q, k, v, mask, survey, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
+        lse = found.lse
     else:
-        run = dense.attention if kernel == "dense" else streamed.attention
+        run = {"dense": dense, "native": native, "streamed": streamed}[kernel].attention
         output, lse = run(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
     lse = lse.detach()
-    found = None if survey is None else survey_of(q, k, lse, mask, survey, scale=scale, softcap=softcap, bias=bias)
+    if survey is not None and found is None:
+        maker = "streamed" if kernel == "streamed" else None
+        found = surveys.survey(q, k, lse, mask, survey, scale=scale, softcap=softcap, bias=bias, kernel=maker)
     return Attention(output if output.dtype == dtype else output.to(dtype), lse, found, kernel)
 
 
 def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None, sinks: Tensor | None,
-           bias: Tensor | None) -> str:
-    """The quickest kernel that is exact for this call. A survey is a pass of its own after any of them."""
+           bias: Tensor | None, surveyed: bool = False) -> str:
+    """The quickest kernel that is exact for this call; a survey is a pass of its own after any but the native one."""
+    natively = native.refusal(q, k, v, sinks, bias) is None
+    if natively and (surveyed or q.shape[2] >= MANY):
+        return "native"
     if packed.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "packed"
     if fused.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "fused"
-    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= SMALL:
-        return "dense"
-    return "streamed"
+    if natively:
+        return "native"
+    return "dense" if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= SMALL else "streamed"
 
 
 def _refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: float | None, sinks: Tensor | None,
@@ -100,6 +112,8 @@ def _refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: 
     """Why a kernel that was asked for by name cannot do this call; None if it can."""
     if kernel not in KERNELS:
         raise KliegError(f"there is no kernel {kernel!r}." + nearest(kernel, list(KERNELS)))
+    if kernel == "native":
+        return native.refusal(q, k, v, sinks, bias)
     module = {"fused": fused, "packed": packed}.get(kernel)
     return module and module.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
 

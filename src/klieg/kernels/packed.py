@@ -34,7 +34,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float) -> t
     """Output (b, h, i, e) and log-sum-exp (b, h, i)."""
     documents = next(rule.table for rule in mask.rules if rule.kind == "documents")
     q, k, v = (contiguous(x) for x in (q, k, v))
-    return packed_attention(q, k, v, documents.expand(q.shape[0], -1), scale)
+    return packed_attention(q, k, v, documents[:, :k.shape[2]].expand(q.shape[0], -1), scale)
 
 
 def _places(documents: Tensor) -> list[tuple[int, slice | Tensor]]:

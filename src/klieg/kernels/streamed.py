@@ -25,6 +25,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, soft
     return _Streamed.apply(q, k, v, sinks, bias, mask, scale, softcap)
 
 
+def log_sum_exp(scores: Scores, sinks: Tensor | None) -> Tensor:
+    """The log-sum-exp (b, h, i) alone, also of a part of a longer text."""
+    lse = scores.q.new_empty(scores.q.shape[:3])
+    narrow = scores.k.new_zeros(*scores.k.shape[:3], 1)         # values, of which it asks nothing
+    for rows in scores.rows(KEYS):
+        lse[:, :, rows] = _forward(scores, narrow, sinks, rows)[1]
+    return lse
+
+
 class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, bias: Tensor | None, mask: Mask,

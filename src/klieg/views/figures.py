@@ -51,7 +51,7 @@ def overview(trace: Trace, token: int | None = None, theme: Theme = LIGHT, *, op
     token, paper = chosen(trace, token), medium is PAPER
     unit, line = (6.0 if paper else 1.0), (34.0 if paper else 1.0)
     room = room or (900 if paper else 100)
-    names = [say("layer", language, layer=n) for n in range(trace.layers)]
+    names = [say("layer", language, layer=call.layer) for call in trace.stack]
     gutter = max((max(map(width, names)) + 2) * medium.char, gutter)
     label = (width(say("head", language, head=trace.heads - 1)) + paper) * medium.char
     most = max(int(((room - gutter) / trace.heads - 2 * medium.char) / unit), 8)
@@ -103,7 +103,7 @@ def _looks(trace: Trace, token: int, pool: int, columns: float, language: str) -
 def _bands(trace: Trace, step: float, gap: float, room: float) -> list[list[list[int]]]:
     """Heads in bands that fit the width: lists of groups, which are lists of heads and broken only if they must be."""
     heads, grouped = range(trace.heads), trace.kv_heads < trace.heads
-    groups = [[h for h in heads if trace[0].group(h) == g] for g in range(trace.kv_heads)] if grouped else [list(heads)]
+    groups = [[h for h in heads if trace.stack[0].group(h) == g] for g in range(trace.kv_heads)] if grouped else [list(heads)]
     most = max(int(room // step), 1)
     bands: list[list[list[int]]] = [[]]
     used = 0.0
@@ -130,25 +130,26 @@ def _band(marks: list[Mark], trace: Trace, table: list, band: list[list[int]], n
         for head in group:
             name = Span(say("head", language, head=head), FAINT)
             marks.append(Text(x + across / 2 if paper else x, heads_y, (name,), "middle" if paper else "start", 12))
-            for row, layer in enumerate(reversed(range(trace.layers))):
+            for row, place in enumerate(reversed(range(trace.layers))):
+                layer = trace.stack[place].layer
                 box = (x + inner, first_y + row * line, unit, line - (8 if paper else 0))
-                marks += _small_bars(trace, table[layer][head], layer, head, box, pool)
+                marks += _small_bars(trace, table[place][head], layer, head, box, pool)
                 if opened == (layer, head):
                     edge = 5 if paper else 1
                     marks.append(Rule(box[0] - edge, box[1] - (4 if paper else 0), slots * unit + 2 * edge,
                                       line if paper else 1, Paint("amber"), 2))
             x += across + gap
         if grouped:
-            name = Span(say("group", language, group=trace[0].group(group[0])), FAINT)
+            name = Span(say("group", language, group=trace.stack[0].group(group[0])), FAINT)
             span = x - gap - start
             marks.append(Rule(start, y + (medium.line if paper else 0), span, 0, FAINT, bracket=True))
             if (width(name.text) + 2) * medium.char <= span:
                 name = Span(f" {name.text} ", FAINT) if (width(name.text) + 4) * medium.char <= span else name
                 marks.append(Text(start + span / 2, y, (name,), "middle", 12))
             x += gap
-    for row, layer in enumerate(reversed(range(trace.layers))):
+    for row, place in enumerate(reversed(range(trace.layers))):
         middle = first_y + row * line + ((line - 8 - medium.line) / 2 if paper else 0)
-        marks.append(Text(0, middle, (Span(names[layer], FAINT),)))
+        marks.append(Text(0, middle, (Span(names[place], FAINT),)))
     return first_y + trace.layers * line
 
 
@@ -210,7 +211,7 @@ def links(trace: Trace, layer: int, head: int, token: int | None = None, theme: 
           medium: Medium = PAPER, language: str = "en") -> Picture:
     """Lines from one token to the keys it looks at in one head, each as wide as its weight; up to MOST_LINKS keys."""
     token, paper = chosen(trace, token), medium is PAPER
-    row = focusing.rows(trace, token)[layer][head]
+    row = focusing.row(trace[layer], head, token)
     keys = [j for j, w in enumerate(row) if w is not None]
     if len(keys) > MOST_LINKS:
         keys = sorted(sorted(keys, key=lambda j: -row[j])[:MOST_LINKS])
@@ -285,7 +286,7 @@ def _step(n: int, stage: str, stages: tuple[str, ...], language: str) -> str:
 
 def summary(trace: Trace, language: str) -> str:
     """The model's shape, its kernel and the number of tokens."""
-    return say("model", language, layers=trace.layers, heads=trace.heads, groups=trace.kv_heads, d=trace[0].q.shape[-1],
+    return say("model", language, layers=trace.layers, heads=trace.heads, groups=trace.kv_heads, d=trace.stack[0].width,
                kernel=trace.kernel, tokens=len(trace.tokens))
 
 

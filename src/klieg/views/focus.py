@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from klieg.errors import KliegError
-from klieg.trace import Trace
+from klieg.trace import Call, Trace
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,13 @@ def chosen(trace: Trace, token: int | None) -> int:
 
 def rows(trace: Trace, token: int) -> list[list[list[float | None]]]:
     """Where a token looks, by layer and head: a weight for each key, None where the mask hides it."""
-    found = []
-    for call in trace.calls:
-        here = slice(token, token + 1)
-        found.append([values(call.row(head, token).tolist(), call.visible(head, here, slice(None))[0].tolist())
-                      for head in range(call.heads)])
-    return found
+    return [[row(call, head, token) for head in range(call.heads)] for call in trace.stack]
+
+
+def row(call: Call, head: int, token: int) -> list[float | None]:
+    """Where a token looks in one head: a weight for each key, None where the mask hides it."""
+    seen = call.visible(head, slice(token, token + 1), slice(None))[0]
+    return values(call.row(head, token).tolist(), seen.tolist())
 
 
 def values(numbers: Sequence[float], seen: Sequence[bool]) -> list[float | None]:
@@ -73,10 +74,10 @@ def values(numbers: Sequence[float], seen: Sequence[bool]) -> list[float | None]
 def _peaks(trace: Trace, token: int) -> list[Peak]:
     """The largest weight of every head; on other tokens than the first and itself, as long as there are any."""
     peaks = []
-    for layer, heads in enumerate(rows(trace, token)):
-        for head, row in enumerate(heads):
-            weights = [-1.0 if w is None else w for w in row]
-            elsewhere = [j for j in range(1, len(row)) if j != token and weights[j] >= 0]
-            key = max(elsewhere or range(len(row)), key=weights.__getitem__)
-            peaks.append(Peak(layer, head, key, max(weights[key], 0.0)))
+    for call, heads in zip(trace.stack, rows(trace, token), strict=True):
+        for head, seen in enumerate(heads):
+            weights = [-1.0 if w is None else w for w in seen]
+            elsewhere = [j for j in range(1, len(seen)) if j != token and weights[j] >= 0]
+            key = max(elsewhere or range(len(seen)), key=weights.__getitem__)
+            peaks.append(Peak(call.layer, head, key, max(weights[key], 0.0)))
     return peaks

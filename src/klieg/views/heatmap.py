@@ -79,7 +79,7 @@ def heatmap(trace: Trace, layer: int, head: int, stage: str = "weights", scale: 
         marks.append(_frame(grid.left, grid.y(token), grid.right, grid.y(token) + grid.height, Paint("query"), 2))
     feet, height = _foot(grid, table, stage, ramp, trace, token, medium, language)
     marks += feet
-    across = max(_reach(mark, medium) for mark in marks)
+    across = max(reach(mark, medium) for mark in marks)
     return Picture(across if room is None else min(across, room), height, tuple(marks),
                    safe(f"{trace.model}: {place}, {name}"), theme, medium)
 
@@ -296,7 +296,7 @@ def _said(grid: Grid, table: Table, stage: str, ramp: Scale, trace: Trace, token
     return lines
 
 
-def _reach(mark: Mark, medium: Medium) -> float:
+def reach(mark: Mark, medium: Medium) -> float:
     """The right end of a mark, with its words."""
     if isinstance(mark, Text):
         long = mark.columns * medium.char * (mark.size / 13 if medium is PAPER else 1)

@@ -1,12 +1,13 @@
-"""A training run on the screen: a bar with loss, speed and time left, or plain lines in a log."""
+"""Work on the screen: a bar with time left, for a training run with loss and speed, or plain lines in a log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class Step(Protocol):
@@ -38,3 +39,12 @@ def watched(run: Iterable[S], start: int, console: Console) -> Iterator[S]:
             elif not console.is_terminal and step.step % LINE_EVERY == 0:
                 console.print(f"step {step.step}/{step.steps}: {said}")
             yield step
+
+
+@contextmanager
+def counted(name: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Gives step(done, expected), which moves a bar with the time that has gone and the time that is left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, expected: bar.update(task, completed=done, total=expected)

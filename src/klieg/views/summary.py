@@ -26,5 +26,5 @@ def summary(trace: Trace, layer: int | None = None, head: int | None = None, tok
         "certificate": {"row_sum_error": trace.certificate.row_sum_error, "output_error": trace.certificate.output_error},
         "open": {"layer": seen.layer, "head": seen.head, "token": seen.token, "scale": trace[seen.layer].scale,
                  "scores": scores, "weights": stages.weights.tolist()},
-        "looks": [[call.row(h, seen.token).tolist() for h in range(call.heads)] for call in trace.calls],
+        "looks": [[call.row(h, seen.token).tolist() for h in range(call.heads)] for call in trace.stack],
     }

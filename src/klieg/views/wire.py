@@ -27,13 +27,14 @@ def wire(trace: Trace) -> dict[str, Any]:
         "tokens": list(trace.tokens),
         "kernel": trace.kernel,
         "certificate": {"row_sum_error": sealed.row_sum_error, "output_error": sealed.output_error},
-        "calls": [_call(call) for call in trace.calls],
+        "calls": [_call(call) for call in trace.stack],
         "next": [{"after": n, "candidates": [{"token": c.token, "p": c.p} for c in trace.next_tokens(CANDIDATES, n)]}
                  for n in range(len(trace.tokens))],
     }
 
 
 def _call(call: Call) -> dict[str, Any]:
+    call.need("q", "k", "v")
     hidden, reasons = _hidden(call)
     bias = call.bias
     if bias is not None:

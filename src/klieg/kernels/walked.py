@@ -1,0 +1,194 @@
+"""The survey of a map tile by tile, in plain torch: on any device, and where there is no compiler.
+
+Every statistic is one pass over a tile, and the passes together cost more than the product that makes
+it. So a tile is small enough to stay near the core, and what depends on places alone is made once.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from klieg.survey import Survey, edges, largest
+from klieg.tiles import Scores
+
+# Keys in a tile where top-k is asked for, which is several times quicker in long rows.
+# Else a fourth of them, and more rows: fewer tiles meet the diagonal, where they are masked.
+WIDE = 4096
+
+
+def survey(scores: Scores, lse: Tensor, found: Survey, first_row: int, probe: Tensor | None) -> None:
+    """Add the survey of a part of a map to `found`, the survey of the whole; the part's row 0 is its row `first_row`."""
+    wide = WIDE // 4 if found.top_keys is None else WIDE
+    bins = _bins(scores, found.histogram.shape[2])
+    for batch, heads, share in scores.groups():
+        some = found.share(batch, heads)
+        walk = _Walk(share, some, lse[batch, heads], first_row, _of(probe, batch, heads, lse.shape[1]), bins, _map(some))
+        for block, columns in _tiles(share, wide):
+            walk.add(block, columns)
+
+
+def pooled(scores: Scores, lse: Tensor, down: list[int], across: list[int]) -> tuple[Tensor, Tensor]:
+    """Sums and maxima (b, h, R, C) of the buckets between these bounds of rows and keys, of the part's own counting."""
+    lead = lse.shape[:2]
+    total = lse.new_zeros(*lead, len(down) - 1, len(across) - 1)
+    highest = torch.zeros_like(total)
+    for batch, heads, share in scores.groups():
+        pool = _Pool(total[batch, heads], highest[batch, heads], down, _buckets(across, total))
+        for block, columns in _tiles(share, WIDE // 4):
+            pool.add(_logs(share.tile(block, columns), lse[batch, heads, block]).exp2_(), block, columns)
+    return total, highest
+
+
+def _tiles(scores: Scores, wide: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and keys of every tile that is not hidden, at most `wide` of each: the skew below takes rows squared."""
+    for rows in scores.rows(wide):
+        for start in range(rows.start, rows.stop, wide):
+            block = slice(start, min(start + wide, rows.stop))
+            yield from ((block, columns) for columns in scores.columns(block, wide))
+
+
+def _of(probe: Tensor | None, batch: slice, heads: slice, count: int) -> Tensor | None:
+    """The probe (b, g, j) of some texts and heads, for each query head: (b, h, j)."""
+    return None if probe is None else probe.repeat_interleave(count // probe.shape[1], dim=1)[batch, heads]
+
+
+def _logs(s: Tensor, lse: Tensor) -> Tensor:
+    """log2 w of masked scores, in place: exp2 is several times quicker than exp, above all where it gives 0.
+
+    2^-1100 is 0 in every type; -inf times its weight 0 would be NaN in the entropy. A row of lse -inf sees nothing.
+    """
+    return s.sub_(lse.masked_fill(lse == -torch.inf, torch.inf)[..., None]).mul_(1 / math.log(2)).clamp_(min=-1100)
+
+
+def _skew(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Zeros (b, h, i, i + j), and room in them for a tile (b, h, i, j), whose diagonals are columns of the zeros."""
+    *lead, i, j = like.shape
+    skewed = like.new_zeros(*lead, i, i + j)
+    # Every row lies one further to the left than the one above.
+    return skewed, skewed.as_strided(like.shape, (*skewed.stride()[:2], i + j - 1, 1), i - 1)
+
+
+def _bins(scores: Scores, count: int) -> Tensor:
+    """The bin of distance of every diagonal of a part, from its lower left corner to its upper right one: (i + j,)."""
+    offset = scores.first_key - scores.first_slot
+    distance = torch.arange(1 - scores.q.shape[2], scores.k.shape[2] + 1, device=scores.q.device).add_(offset).abs_()
+    bounds = torch.tensor([2**n for n in range(min(count - 1, 62))], dtype=torch.int64, device=distance.device)
+    return torch.bucketize(distance, bounds, right=True)
+
+
+def _buckets(across: list[int], like: Tensor) -> Tensor:
+    """The bucket of every key between these bounds: (j,)."""
+    bounds = torch.tensor(across, device=like.device)
+    return torch.arange(len(across) - 1, device=like.device).repeat_interleave(bounds.diff())
+
+
+def _map(found: Survey) -> _Pool | None:
+    """The pooled map of a survey, where one is kept."""
+    if found.map_mean is None:
+        return None
+    height, width = found.map_mean.shape[2:]
+    # Sums for now: the caller divides by the sizes of the buckets when all are there.
+    return _Pool(found.map_mean, found.map_max, edges(found.lse.shape[2], height),
+                 _buckets(edges(found.received.shape[2], width), found.received))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """Adds tile after tile, in place, to the sums and maxima (b, h, R, C) of buckets of a map."""
+
+    total: Tensor
+    highest: Tensor
+    down: list[int]
+    """The bounds of the buckets of rows."""
+    bucket: Tensor
+    """(j,): the bucket of every key."""
+
+    def add(self, w: Tensor, rows: slice, keys: slice) -> Tensor:
+        """Also returns the tile's sums of columns (b, h, j)."""
+        touched = slice(bisect_right(self.down, rows.start) - 1, bisect_left(self.down, rows.stop))
+        cuts = [min(max(n, rows.start), rows.stop) - rows.start for n in self.down[touched.start:touched.stop + 1]]
+        bands = [w[:, :, a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        columns = torch.stack([band.sum(2) for band in bands], dim=2)
+        peaks = torch.stack([band.amax(2) for band in bands], dim=2)
+        bucket = self.bucket[keys].expand_as(columns)
+        self.total[:, :, touched].scatter_add_(3, bucket, columns)
+        self.highest[:, :, touched].scatter_reduce_(3, bucket, peaks, "amax")
+        return columns.sum(2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """Adds tile after tile, in place, to the tensors of one survey."""
+
+    scores: Scores
+    found: Survey
+    lse: Tensor
+    first_row: int
+    probe: Tensor | None
+    bins: Tensor
+    map: _Pool | None
+
+    def add(self, block: slice, columns: slice) -> None:
+        """`block` and `columns` count from the part's own corner."""
+        found, slots, keys = self.found, self.scores.slots(block), self.scores.keys(columns)
+        rows, here = slice(self.first_row + block.start, self.first_row + block.stop), slice(keys.start, keys.stop)
+        s = self.scores.tile(block, columns)
+        found.max[:, :, rows] = torch.maximum(found.max[:, :, rows], s.amax(-1))
+        log = _logs(s, self.lse[:, :, block])
+        skewed, w = _skew(log)
+        torch.exp2(log, out=w)
+
+        mass = w.sum(-1)
+        found.mass[:, :, rows] += mass
+        found.entropy[:, :, rows] -= log.mul_(w).sum(-1) * math.log(2)
+        corner = columns.start - block.stop + self.scores.q.shape[2]
+        found.histogram.index_add_(2, self.bins[corner:corner + skewed.shape[3]], skewed.sum(2))
+        self._moments(w, mass, rows, slots, keys)
+        self._single(w, rows, slots, keys)
+        found.received[:, :, here] += w.sum(2) if self.map is None else self.map.add(w, rows, here)
+        if found.top_keys is not None:
+            self._top(w, rows, keys)
+        if self.probe is not None:
+            found.probed[:, :, rows] += (w @ self.probe[:, :, columns, None].to(w))[..., 0]
+
+    def _moments(self, w: Tensor, mass: Tensor, rows: slice, slots: range, keys: range) -> None:
+        """A distance is the gap from the slot to the nearest key of the tile and the steps from there: nothing cancels."""
+        wide = self.found.distance_sum.dtype
+        key = torch.arange(len(keys), dtype=w.dtype, device=w.device)
+        slot = torch.arange(slots.start - keys.start, slots.stop - keys.start, dtype=wide, device=w.device)
+        nearest = slot.clamp(0, len(keys) - 1)
+        gap = (slot - nearest).abs_()
+        if keys[-1] <= slots[0] or keys[0] >= slots[-1]:
+            nearest = nearest[:1]                                               # beside the diagonal it is one for all rows
+        steps = (key - nearest[:, None].to(w)).abs_()
+        product = w * steps
+        once, twice = product.sum(-1).to(wide), product.mul_(steps).sum(-1)
+        far = gap * mass
+        self.found.distance_sum[:, :, rows] += far + once
+        self.found.distance_squares[:, :, rows] += gap * (far + 2 * once) + twice
+
+    def _single(self, w: Tensor, rows: slice, slots: range, keys: range) -> None:
+        """The weights on key 0 and on the row's own key."""
+        found = self.found
+        if keys.start == 0:
+            found.first[:, :, rows] = w[..., 0]
+        low, high = max(slots.start, keys.start), min(slots.stop, keys.stop)
+        if low < high:
+            at = slice(low - slots.start + rows.start, high - slots.start + rows.start)
+            square = w[:, :, low - slots.start:high - slots.start, low - keys.start:high - keys.start]
+            found.own[:, :, at] = square.diagonal(dim1=2, dim2=3)
+
+    def _top(self, w: Tensor, rows: slice, keys: range) -> None:
+        weights, places = self.found.top_weights[:, :, rows], self.found.top_keys[:, :, rows]
+        if not (w.amax(-1) > weights[..., -1]).any():
+            return
+        new, at = w.topk(min(weights.shape[3], w.shape[3]), dim=3)
+        best, best_keys = largest(weights.shape[3], weights, places, new, at + keys.start)
+        weights.copy_(best)
+        places.copy_(best_keys)

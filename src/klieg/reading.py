@@ -1,0 +1,88 @@
+"""A model reads a text, and a trace is what was seen: a bundled model's whole, of any other what watching keeps.
+
+What will be kept and what it costs is said before it is kept, and what was not kept after all, with why.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from klieg.errors import KliegError
+from klieg.survey import SurveySpec
+from klieg.trace import Trace
+from klieg.watching.store import SHARE, free_memory, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from klieg.foreign import Foreign
+
+
+def bundled(name: str, text: str, spec: SurveySpec, tokens: int | None) -> Trace:
+    """The whole trace of a model that comes with Klieg."""
+    from klieg.models import load
+    from klieg.watch import trace
+
+    decoder, tokenizer = load(name)
+    if tokens is not None:
+        # trace() cuts a text where the model's positions end.
+        decoder.positions = min(tokens, decoder.positions)
+    return trace((decoder, tokenizer), text, cut=tokens is not None, name=name, spec=spec)
+
+
+def watched(name: str, text: str, spec: SurveySpec, tokens: int | None, layers: list[int] | None,
+            kept: list[int] | bool | None, out: Path | None, console: Console) -> Trace:
+    """What was watched of any other model, saved to `out` if there is one. layers: those to survey, None for all; kept:
+    those whose q and k are kept, None for all and False for none."""
+    from klieg import foreign
+    from klieg.views.progress import counted
+    from klieg.watch import watch
+
+    model = foreign.load(name)
+    ids = model.ids(text, tokens)
+    for option, numbers in (("layers", layers), ("keep", kept)):
+        if isinstance(numbers, list) and numbers and max(numbers) >= model.shape[0]:
+            raise KliegError(f"--{option} names layer {max(numbers)}; {name!r} has layers 0 to {model.shape[0] - 1}.")
+    needed = _cost(model, len(ids), spec, layers, kept)
+    if out is not None:
+        _announce(model, len(ids), needed, kept, out, console)
+    # What is too much for the memory is mapped from the disk that the trace goes to.
+    folder = out.absolute().parent if out is not None and needed[1] * SHARE > free_memory() else None
+    with counted("layers", console) as step, watch(
+            model.model, spec.top, spec.map, layers=layers, keep_qk=kept, folder=folder, tokenizer=model.tokenizer,
+            on_call=step) as seen:
+        model.run(ids)
+    for (layer, _), why in seen.kept.missing.items():
+        console.print(f"q and k of layer {layer} were not kept: {why}", soft_wrap=True)
+    found = seen.trace()
+    found.model = name
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _cost(model: Foreign, count: int, spec: SurveySpec, layers: list[int] | None,
+          kept: list[int] | bool | None) -> tuple[int, int]:
+    """About how many bytes the surveys and q and k take."""
+    every, heads, groups, width = model.shape
+    # Seven numbers of 4 bytes a row, two of 8, and 4 + 8 for each of the largest weights; two maps a head.
+    survey = heads * (count * (48 + 12 * spec.top) + 8 * min(spec.map, count) ** 2)
+    pair = count * (heads + groups) * width * 4
+    chosen = len(set(layers)) if layers is not None else every
+    return survey * chosen, pair * (len(set(kept)) if isinstance(kept, list) else 0 if kept is False else chosen)
+
+
+def _announce(model: Foreign, count: int, needed: tuple[int, int], kept: list[int] | bool | None, out: Path,
+              console: Console) -> None:
+    """What will be kept, what it costs and where; KliegError if the disk has no room for it."""
+    layers, heads, groups, _ = model.shape
+    console.print(f"{count:,} tokens · {layers} layers × {heads} heads · {groups} K/V groups", soft_wrap=True)
+    which = "no layer" if kept is False else f"layers {', '.join(map(str, kept))}" if isinstance(kept, list) else "all layers"
+    console.print(f"keeps the surveys, about {size(needed[0])}, and q and k of {which}, about {size(needed[1])}, in {out}",
+                  soft_wrap=True)
+    free = shutil.disk_usage(out.absolute().parent).free
+    if sum(needed) > free:
+        raise KliegError(f"{out} needs about {size(sum(needed))} and {size(free)} are free there; free some space, or keep "
+                         "less: --keep none, or fewer layers.")

@@ -1,0 +1,179 @@
+"""What every command shares: how the process starts and ends, what it is given, and where it writes.
+
+A user's mistake ends in one line on standard error and status 1, or 2 where the command itself is
+misspelt. Nothing that a terminal would obey is written to one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from klieg.errors import KliegError, first_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from klieg.views.picture import Picture
+
+Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
+
+MOST_TEXT = 2**28  # bytes of a text
+
+
+def run(app: typer.Typer) -> None:
+    """Run the command that sys.argv names; ends by SystemExit if it cannot be done."""
+    _streams()
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("klieg", sys.argv[1:] or ["--help"]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as e:
+        sys.exit(e.exit_code)
+    except typer.TyperException as e:
+        _end(_usage(e), 2)
+    except KliegError as e:
+        _end(str(e), 1)
+    except BrokenPipeError:
+        # The reader of our output went away, which is its right; closing quietly is what it expects.
+        _forget_output()
+        sys.exit(1)
+    except OSError as e:
+        _forget_output()
+        _end(f"{e.filename or 'standard output'} failed: {(e.strerror or first_line(e)).lower()}.", 1)
+
+
+def _streams() -> None:
+    """Make standard streams safe to use: a closed one is empty, and a letter that one cannot write is a question mark."""
+    if sys.stdout is None:
+        _end("standard output is closed; send it to a file or to /dev/null.", 1)
+    for name, mode in (("stdin", "r"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _forget_output() -> None:
+    """What is still buffered for a standard output that takes no more goes nowhere, or Python's exit would fail over it."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What is wrong with the command itself, and where its help is."""
+    said, context = error.format_message().strip(), getattr(error, "ctx", None)
+    if said.startswith("Got unexpected extra argument"):
+        said = f"{said.rstrip('.')}; a text of several words stands in quotes."
+    end = "" if said.endswith((".", "?")) else "."
+    return f"{said[:1].lower()}{said[1:]}{end} See {context.command_path if context else 'klieg'} --help."
+
+
+def _end(line: str, status: int) -> NoReturn:
+    """One line on standard error, without anything in it that a terminal would obey; then the end."""
+    with suppress(OSError):
+        print("klieg: " + "".join(c if c.isprintable() else "\ufffd" for c in line), file=sys.stderr)
+    sys.exit(status)
+
+
+def drawn(picture: Picture, kind: str) -> bytes:
+    """A picture as the bytes of an svg or a png."""
+    if kind == "svg":
+        from klieg.views import svg
+        return svg.lower(picture).encode()
+    from klieg.views import png
+    return png.lower(picture)
+
+
+def deliver(bodies: dict[Path, bytes]) -> None:
+    """Each body to its file, whole or not at all; - is standard output."""
+    from klieg.atomic import atomic
+
+    for path, body in bodies.items():
+        if str(path) == "-":
+            send(body)
+            continue
+        with atomic(path) as part:
+            part.write_bytes(body)
+        print(f"wrote {path}", file=sys.stderr)
+
+
+def writable(path: Path) -> None:
+    """KliegError now, and not after an hour, if a file cannot be written there."""
+    from klieg.atomic import atomic
+
+    if path.is_dir():
+        raise KliegError(f"{path} cannot be written: it is a folder; name a file.")
+    # A file beside it that is written and gone again tells what the disk says.
+    trial = path.with_name(f".{path.name}.trial")
+    with atomic(trial) as part:
+        part.touch()
+    trial.unlink()
+
+
+def send(body: bytes) -> None:
+    """All of it to standard output, which may take only a part at a time where Python runs unbuffered."""
+    rest = memoryview(body)
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest):]
+
+
+def given(text: str) -> str:
+    """The text of an argument, - being standard input."""
+    return text if text != "-" else _decoded(sys.stdin.buffer.read(MOST_TEXT + 1), "standard input")
+
+
+def text_of(path: str) -> str:
+    """The text of a file, - being standard input."""
+    if path == "-":
+        return given(path)
+    try:
+        with Path(path).open("rb") as file:
+            return _decoded(file.read(MOST_TEXT + 1), path)
+    except (OSError, ValueError) as e:
+        reason = "no such file" if isinstance(e, FileNotFoundError) else (getattr(e, "strerror", None) or first_line(e)).lower()
+        raise KliegError(f"there is no text in {path!r} ({reason}); name a file, or - for standard input.") from None
+
+
+def _decoded(body: bytes, source: str) -> str:
+    if len(body) > MOST_TEXT:
+        raise KliegError(f"{source} holds more than {MOST_TEXT:,} bytes; send a shorter text.")
+    try:
+        return body.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as e:
+        raise KliegError(f"{source} is not UTF-8 at byte {e.start}; convert it first.") from None
+
+
+def one_of(name: str, value: str, valid: list[str]) -> None:
+    if value not in valid:
+        raise KliegError(f"--{name} is {value!r}; it must be one of {', '.join(valid)}.")
+
+
+def language(given: str | None) -> str:
+    """--lang, else what the system speaks."""
+    if given is not None:
+        one_of("lang", given, ["en", "zh"])
+        return given
+    spoken = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
+    return "zh" if spoken.startswith("zh") else "en"
+
+
+def console(error: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=error, highlight=False, markup=False, emoji=False)
+
+
+def write(piece: str) -> None:
+    """Text as it comes; on a terminal without the characters that one would obey, for a model may write anything."""
+    if sys.stdout.isatty():
+        piece = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in piece)
+    sys.stdout.write(piece)
+    sys.stdout.flush()

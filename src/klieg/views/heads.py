@@ -1,0 +1,187 @@
+"""Every head in one picture: a cell each, layers down with the last on top, heads of a K/V group in one frame.
+
+The colour and the number of a cell are one statistic of its survey. `table` has all statistics,
+a line each head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from klieg.trace import Call, Trace
+from klieg.views.glyphs import safe, width
+from klieg.views.heatmap import reach
+from klieg.views.palette import LIGHT, Paint, Theme
+from klieg.views.picture import FAINT, INK, PAPER, Cell, Mark, Medium, Picture, Ramp, Rule, Span, Text
+from klieg.views.scale import Scale
+from klieg.views.statistics import STATISTICS, measured, statistic
+from klieg.views.words import say
+
+SIDE = 38.0       # CSS pixels of a head's cell
+DIGITS = 8        # columns of a cell in a terminal
+
+
+def grid(trace: Trace, by: str = "entropy", theme: Theme = LIGHT, *, medium: Medium = PAPER, room: float | None = None,
+         language: str = "en") -> Picture:
+    """Layers x heads, coloured by one statistic from its least to its largest value.
+
+    room: width that there is; heads that do not fit stand in a further band below, groups unbroken where they fit.
+    """
+    known, paper = statistic(by), medium is PAPER
+    values = [measured(call, by) for call in trace.calls]
+    ramp = _ramp(values)
+    names = [_name(call, language) for call in trace.calls]
+    gutter = (max(map(width, names)) + 2) * medium.char
+    step, gap, line = (SIDE, 10.0, SIDE + 10) if paper else (DIGITS, 1, 1)
+    room = room or (1000 if paper else 100)
+    title = (Span(say(f"by {by}", language), INK, bold=True), Span(f"   {_unit(by, language)}", FAINT))
+    marks: list[Mark] = [Text(0, 0, title, size=16 if paper else 13)]
+    y = medium.line * (1.8 if paper else 1)
+    for band in _bands(trace.calls, step, gap, room - gutter):
+        y = _band(marks, trace.calls, band, values, names, ramp, known.unit, (gutter, step, gap, line, y), medium, language)
+    low, high = (figure(n, known.unit) for n in (ramp.low, ramp.high))
+    marks.append(Ramp(gutter if not paper else 0, y + (4 if paper else 0), 160 if paper else 12, 8 if paper else 1,
+                      ramp.ramp, low, high))
+    y += medium.line if paper else 1
+    right = max(reach(mark, medium) for mark in marks)
+    return Picture(right if paper else min(right, room), y, tuple(marks),
+                   safe(f"{trace.model}: {say(f'by {by}', language)}"), theme, medium)
+
+
+def table(trace: Trace, theme: Theme = LIGHT, *, medium: Medium = PAPER, language: str = "en") -> Picture:
+    """All statistics, a column each, and a line for every head; colours go from the least to the largest of a column."""
+    paper = medium is PAPER
+    wide, high = (92.0, 24.0) if paper else (11, 1)
+    measures = {name: [measured(call, name) for call in trace.calls] for name in STATISTICS}
+    ramps = {name: _ramp(found) for name, found in measures.items()}
+    names = [_name(call, language) for call in trace.calls]
+    heads = [say("head", language, head=head) for head in range(max(call.heads for call in trace.calls))]
+    middle = (max(map(width, names)) + 2) * medium.char
+    gutter = middle + (max(map(width, heads)) + 2) * medium.char
+    marks: list[Mark] = []
+    for n, name in enumerate(STATISTICS):
+        x = gutter + (n + 1) * wide - (6 if paper else 1)
+        marks.append(Text(x, 0, (Span(say(f"column {name}", language), INK, bold=True),), "end", 12))
+        marks.append(Text(x, medium.line * (0.8 if paper else 1), (Span(_unit(name, language), FAINT),), "end", 11))
+    y = 2.0 * medium.line
+    for place, call in enumerate(trace.calls):
+        for head in range(call.heads):
+            words = y + ((high - medium.line) / 2 if paper else 0)
+            first = head == 0 or call.group(head) != call.group(head - 1)
+            if head == 0:
+                marks.append(Text(0, words, (Span(names[place], INK),)))
+            grouped = call.kv_heads < call.heads
+            marks.append(Text(middle, words, (Span(heads[head], INK if first or not grouped else FAINT),)))
+            for n, name in enumerate(STATISTICS):
+                marks.append(_cell((gutter + n * wide, y, wide, high), measures[name][place][head], ramps[name],
+                                   STATISTICS[name].unit, f"layer {call.layer}, head {head}, {name}"))
+            y += high
+        y += 6 if paper else 0
+    return Picture(gutter + len(STATISTICS) * wide, y, tuple(marks), safe(f"{trace.model}: {say('heads', language)}"),
+                   theme, medium)
+
+
+def figure(value: float, unit: str) -> str:
+    """A statistic as it is written: shares and nats with two decimals, tokens in at most five characters."""
+    if unit != "tokens":
+        return f"{value:.2f}"
+    return f"{value / 1000:.1f}k" if value >= 9999.5 else f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
+
+
+def _band(marks: list[Mark], calls: Sequence[Call], band: list[int], values: list[list[float]], names: list[str],
+          ramp: Scale, unit: str, layout: tuple[float, ...], medium: Medium, language: str) -> float:
+    """Some heads of every layer; returns where the next band starts."""
+    gutter, step, gap, line, y = layout
+    paper = medium is PAPER
+    x = gutter
+    places = []
+    for n, head in enumerate(band):
+        if n and _group(calls, head) != _group(calls, head - 1):
+            x += gap
+        places.append(x)
+        x += step
+    grouped = any(call.kv_heads < call.heads for call in calls)
+    if grouped:
+        _groups(marks, calls, band, places, step, y, medium, language)
+        y += medium.line
+    for head, left in zip(band, places, strict=True):
+        name = str(head) if paper else say("head", language, head=head)
+        marks.append(Text(left + (step / 2 if paper else step - 1), y, (Span(name, FAINT),), "middle" if paper else "end", 11))
+    y += medium.line
+    for place in reversed(range(len(calls))):
+        call = calls[place]
+        marks.append(Text(0, y + ((step - medium.line) / 2 if paper else 0), (Span(names[place], FAINT),)))
+        for head, left in zip(band, places, strict=True):
+            if head < call.heads:
+                inner = 2 if paper else 0
+                box = (left + inner, y + inner, step - 2 * inner, step - 2 * inner if paper else 1)
+                marks.append(_cell(box, values[place][head], ramp, unit, f"layer {call.layer}, head {head}"))
+        if paper and grouped and call.kv_heads < call.heads:
+            for start, stop in _runs(calls, band):
+                marks.append(Rule(places[start] - 2, y - 2, places[stop - 1] + step - places[start] + 4, step + 4,
+                                  Paint("line")))
+        y += line
+    return y + (8 if paper else 0)
+
+
+def _groups(marks: list[Mark], calls: Sequence[Call], band: list[int], places: list[float], step: float, y: float,
+            medium: Medium, language: str) -> None:
+    """The names of the K/V groups over their heads, as far as there is room."""
+    for start, stop in _runs(calls, band):
+        span = places[stop - 1] + step - places[start]
+        group = _group(calls, band[start])
+        names = (say("group", language, group=group), say("group short", language, group=group), str(group))
+        name = next((name for name in names if width(name) * medium.char <= span), names[-1])
+        marks.append(Text(places[start] + span / 2, y, (Span(name, FAINT),), "middle", 11))
+
+
+def _runs(calls: Sequence[Call], band: list[int]) -> list[tuple[int, int]]:
+    """Where the heads of one group begin and end in a band."""
+    starts = [n for n, head in enumerate(band) if n == 0 or _group(calls, head) != _group(calls, band[n - 1])]
+    return list(zip(starts, [*starts[1:], len(band)], strict=True))
+
+
+def _group(calls: Sequence[Call], head: int) -> int:
+    """The K/V group of a head in the layer with the most heads."""
+    return max(calls, key=lambda call: call.heads).group(head)
+
+
+def _bands(calls: Sequence[Call], step: float, gap: float, room: float) -> list[list[int]]:
+    """Heads in bands that fit the room: whole groups, which are broken only where one is wider than that."""
+    most = max(int((room + gap) // (step + gap)), 1)
+    bands: list[list[int]] = [[]]
+    used = 0.0
+    heads = list(range(max(call.heads for call in calls)))
+    groups: list[list[int]] = []
+    for head in heads:
+        fits = groups and _group(calls, groups[-1][0]) == _group(calls, head) and len(groups[-1]) < most
+        groups[-1].append(head) if fits else groups.append([head])
+    for group in groups:
+        need = len(group) * step + gap
+        if bands[-1] and used + need > room + gap:
+            bands.append([])
+            used = 0.0
+        bands[-1] += group
+        used += need
+    return bands
+
+
+def _cell(box: tuple[float, float, float, float], value: float, ramp: Scale, unit: str, name: str) -> Cell:
+    digits = figure(value, unit)
+    return Cell(*box, value, Paint(ramp.ramp, ramp.at(value)), digits, f"{name}, {value:.6g}")
+
+
+def _ramp(values: list[list[float]]) -> Scale:
+    """From the least to the largest value; where all are equal, the ramp's foot."""
+    every = [value for line in values for value in line]
+    low, high = min(every), max(every)
+    return Scale("statistic", low, high if high > low else low + 1.0)
+
+
+def _name(call: Call, language: str) -> str:
+    kind = "" if call.kind == "self" else f" {say(call.kind, language)}"
+    return say("layer", language, layer=call.layer) + kind
+
+
+def _unit(name: str, language: str) -> str:
+    return say(f"in {STATISTICS[name].unit}", language)
