@@ -15,7 +15,7 @@ from torch import Tensor
 from klieg.attention import Mask, Rule
 
 # Numbers in one tile: on a CPU it stays near the core, elsewhere it fills the device.
-_CPU_TILE, _DEVICE_TILE = 2**18, 2**25
+_CPU_TILE, _DEVICE_TILE = 2**19, 2**25
 
 
 def narrow(mask: Mask, slots: range, keys: range) -> Mask:
@@ -106,11 +106,13 @@ class Scores:
         seen = reach(self.mask, self.slots(rows), self.keys(slice(0, self.k.shape[2])))
         return _blocks(seen.start - self.first_key, seen.stop - self.first_key, wide)
 
-    def capped(self, rows: slice, columns: slice) -> Tensor:
-        """softcap(scale * q k^T): (b, h, i, j) of the tile."""
+    def capped(self, rows: slice, columns: slice, room: Tensor | None = None) -> Tensor:
+        """softcap(scale * q k^T): (b, h, i, j) of the tile, written into `room` where that is given."""
         groups = self.k.shape[1]
         q = (self.q[:, :, rows] * self.scale).unflatten(1, (groups, -1)).flatten(2, 3)     # (b, g, h/g * i, d)
-        s = (q @ self.k[:, :, columns].mT).view(len(q), -1, rows.stop - rows.start, columns.stop - columns.start)
+        k = self.k[:, :, columns].mT
+        s = q @ k if room is None else torch.matmul(q, k, out=room.view(*q.shape[:3], k.shape[3]))
+        s = s.view(len(q), -1, rows.stop - rows.start, columns.stop - columns.start)
         return s if self.softcap is None else s.div_(self.softcap).tanh_().mul_(self.softcap)
 
     def masked(self, capped: Tensor, rows: slice, columns: slice) -> Tensor:
@@ -125,9 +127,9 @@ class Scores:
                             torch.arange(keys.start, keys.stop, device=device))
         return s.masked_fill(~seen, -torch.inf)
 
-    def tile(self, rows: slice, columns: slice) -> Tensor:
+    def tile(self, rows: slice, columns: slice, room: Tensor | None = None) -> Tensor:
         """The masked scores: (b, h, i, j) of the tile."""
-        return self.masked(self.capped(rows, columns), rows, columns)
+        return self.masked(self.capped(rows, columns, room), rows, columns)
 
 
 def part(bias: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -25,10 +25,10 @@ WIDE = 4096
 def survey(scores: Scores, lse: Tensor, found: Survey, first_row: int, probe: Tensor | None) -> None:
     """Add the survey of a part of a map to `found`, the survey of the whole; the part's row 0 is its row `first_row`."""
     wide = WIDE // 4 if found.top_keys is None else WIDE
-    bins = _bins(scores, found.histogram.shape[2])
+    bins, desk = _bins(scores, found.histogram.shape[2]), _Desk(lse)
     for batch, heads, share in scores.groups():
         some = found.share(batch, heads)
-        walk = _Walk(share, some, lse[batch, heads], first_row, _of(probe, batch, heads, lse.shape[1]), bins, _map(some))
+        walk = _Walk(share, some, lse[batch, heads], first_row, _of(probe, batch, heads, lse.shape[1]), bins, _map(some), desk)
         for block, columns in _tiles(share, wide):
             walk.add(block, columns)
 
@@ -66,12 +66,25 @@ def _logs(s: Tensor, lse: Tensor) -> Tensor:
     return s.sub_(lse.masked_fill(lse == -torch.inf, torch.inf)[..., None]).mul_(1 / math.log(2)).clamp_(min=-1100)
 
 
-def _skew(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Zeros (b, h, i, i + j), and room in them for a tile (b, h, i, j), whose diagonals are columns of the zeros."""
-    *lead, i, j = like.shape
-    skewed = like.new_zeros(*lead, i, i + j)
-    # Every row lies one further to the left than the one above.
-    return skewed, skewed.as_strided(like.shape, (*skewed.stride()[:2], i + j - 1, 1), i - 1)
+class _Desk:
+    """Room for tiles that is used again and again: memory that is fresh for every tile costs as much as its numbers."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like, self._kept = like, {}
+
+    def room(self, name: str, *shape: int) -> Tensor:
+        """A tensor of this shape that holds whatever was there before."""
+        size = math.prod(shape)
+        if name not in self._kept or self._kept[name].numel() < size:
+            self._kept[name] = self._like.new_empty(size)
+        return self._kept[name][:size].view(shape)
+
+    def skew(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Zeros (b, h, i, i + j), and room in them for a tile (b, h, i, j), whose diagonals are columns of the zeros."""
+        *lead, i, j = shape
+        skewed = self.room("skewed", *lead, i, i + j).zero_()
+        # Every row lies one further to the left than the one above.
+        return skewed, skewed.as_strided(shape, (*skewed.stride()[:2], i + j - 1, 1), skewed.storage_offset() + i - 1)
 
 
 def _bins(scores: Scores, count: int) -> Tensor:
@@ -133,15 +146,17 @@ class _Walk:
     probe: Tensor | None
     bins: Tensor
     map: _Pool | None
+    desk: _Desk
 
     def add(self, block: slice, columns: slice) -> None:
         """`block` and `columns` count from the part's own corner."""
         found, slots, keys = self.found, self.scores.slots(block), self.scores.keys(columns)
         rows, here = slice(self.first_row + block.start, self.first_row + block.stop), slice(keys.start, keys.stop)
-        s = self.scores.tile(block, columns)
+        shape = *self.lse.shape[:2], block.stop - block.start, columns.stop - columns.start
+        s = self.scores.tile(block, columns, self.desk.room("scores", *shape))
         found.max[:, :, rows] = torch.maximum(found.max[:, :, rows], s.amax(-1))
         log = _logs(s, self.lse[:, :, block])
-        skewed, w = _skew(log)
+        skewed, w = self.desk.skew(log.shape)
         torch.exp2(log, out=w)
 
         mass = w.sum(-1)
@@ -167,7 +182,7 @@ class _Walk:
         if keys[-1] <= slots[0] or keys[0] >= slots[-1]:
             nearest = nearest[:1]                                               # beside the diagonal it is one for all rows
         steps = (key - nearest[:, None].to(w)).abs_()
-        product = w * steps
+        product = torch.mul(w, steps, out=self.desk.room("product", *w.shape))
         once, twice = product.sum(-1).to(wide), product.mul_(steps).sum(-1)
         far = gap * mass
         self.found.distance_sum[:, :, rows] += far + once
