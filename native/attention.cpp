@@ -47,7 +47,7 @@ int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 int64_t down(int64_t n, int64_t step) { return n / step * step; }
 
-// Aligned memory without first values; null, and `failed` set, where there is none.
+// Aligned memory without first values; resize() says whether there was any.
 template <typename T>
 class Array {
 public:

@@ -13,7 +13,7 @@ from klieg import models
 from klieg.errors import KliegError
 from klieg.survey import SurveySpec
 from klieg.tokenizers import LONGEST_PIECE, Tokenizer, train
-from klieg.watch import Vocabulary
+from klieg.watching.runs import Labels
 
 TEXT = "I love you, 小沈阳"
 
@@ -81,7 +81,7 @@ def test_what_is_no_text_is_refused_before_a_model_is_loaded(text: str, said: st
 
 
 def test_every_id_has_a_label_also_those_that_the_tokenizer_lacks(tokenizer: Tokenizer) -> None:
-    labels = Vocabulary(tokenizer, 300)
+    labels = Labels(tokenizer, 300)
     assert len(labels) == 300 and len(list(labels)) == 300
     assert labels[tokenizer.encode(" love", bos=False)[0]] == tokenizer.piece(tokenizer.encode(" love", bos=False)[0])
     assert labels[299] == "⟨unused 299⟩" and all(labels)

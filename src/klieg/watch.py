@@ -24,24 +24,10 @@ from klieg.models import Decoder, load
 from klieg.survey import SurveySpec
 from klieg.tokenizers import Tokenizer, check_text
 from klieg.trace import Call, Trace
+from klieg.watching.runs import Labels
 
 if TYPE_CHECKING:
     from klieg.watching.watcher import Watched
-
-
-class Vocabulary(Sequence[str]):
-    """The label of every id, made when somebody asks for it. A model may have more ids than its tokenizer."""
-
-    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
-        self._tokenizer, self._size = tokenizer, size
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, id: int) -> str:
-        if not 0 <= id < self._size:
-            raise IndexError(id)
-        return self._tokenizer.piece(id)
 
 
 @torch.no_grad()
@@ -65,7 +51,7 @@ def trace(model: str | tuple[Decoder, Tokenizer], text: str, *, cut: bool = Fals
                           found.kernel, unrotated_q=seen.unrotated_q, unrotated_k=seen.unrotated_k, survey=kept))
 
     logits = decoder(torch.tensor([ids]), observe=keep, kernel=kernel)[0].float()
-    return Trace(name, text, ids, tokenizer.labels(ids), calls, logits, Vocabulary(tokenizer, logits.shape[-1]))
+    return Trace(name, text, ids, tokenizer.labels(ids), calls, logits, Labels(tokenizer, logits.shape[-1]))
 
 
 def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, survey: bool = True,
