@@ -29,9 +29,10 @@ check: $(READY)
 	$(BIN)/mypy
 	cd web && npm run check
 
-# benchmarks/peers.py installs other tools and takes hours: it is run by itself.
+# These install other tools, or need a trained translator: each is run by itself.
+APART := $(addprefix benchmarks/,peers.py alignment.py bleu.py translation.py)
 bench: $(READY)
-	@for question in $(filter-out benchmarks/peers.py,$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
+	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
 
 # The page is part of the package; while working on it, `klieg serve --no-browser` and `npm run dev` in web/.
 web: $(READY)

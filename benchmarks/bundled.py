@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 
 import torch
 
 from klieg import models
-from klieg.data import Source, encode
+from klieg.data import Source
 from klieg.models import Decoder
+from klieg.recipe import RowTraining
+from klieg.rows import encode
 from klieg.tokenizers import Tokenizer
-from klieg.train import batch_loss
 
 PROMPTS = {
     "story": 'Lily hugged her mom and said, "I love you',
@@ -54,11 +56,11 @@ def next_words(model: Decoder, tokenizer: Tokenizer, prompt: str) -> list[tuple[
 
 def validation_loss(model: Decoder, tokenizer: Tokenizer, corpus: str, data: str | None) -> tuple[float, int]:
     """Nats a token on the held-out documents of a corpus, and how many tokens those are."""
-    _, held_out = encode([Source(corpus)], tokenizer, model.positions, 0, data)
+    train = RowTraining(steps=1, batch=1, context=model.positions)
+    _, held_out = encode((Source(corpus),), tokenizer, train, data)
     rows = max(1, held_out.tokens // model.positions)
-    with torch.no_grad():
-        losses = [batch_loss(model, held_out.rows(row, 1), "fp32").item() for row in range(min(rows, 40))]
-    return sum(losses) / len(losses), held_out.tokens
+    loss, _ = held_out.look(model, replace(train, validation_rows=min(rows, 40)))
+    return loss, held_out.tokens
 
 
 def report(name: str, data: str | None) -> str:

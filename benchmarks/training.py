@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from klieg import models
-from klieg.data import Batch
 from klieg.loss import token_loss
 from klieg.recipe import Recipe, read
+from klieg.rows import Batch
 from klieg.train import Stepper
 
 CHAT = Path(__file__).parents[1] / "recipes/chat.toml"
@@ -111,7 +111,7 @@ def main() -> None:
     recipe = replace(recipe, train=replace(recipe.train, precision=given.precision, accumulate=1, warmup=1))
     mine, their = (times[3:] for times in measure(recipe, given.steps, given.compile))
     ratio = statistics.median(b / a for a, b in zip(mine, their, strict=True))
-    tokens = recipe.tokens_per_step
+    tokens = recipe.train.tokens_per_step
     print(f"{given.precision}{', torch.compile' if given.compile else ''}, {torch.get_num_threads()} threads, "
           f"{tokens} tokens a step, {len(mine)} steps")
     print(f"klieg         {tokens / statistics.median(mine):8,.0f} tokens/s")

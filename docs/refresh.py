@@ -40,7 +40,8 @@ _PICTURE = re.compile(r"^<!-- picture: (.+?) -->$", re.MULTILINE)
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 _BARS = re.compile("[▁▂▃▄▅▆▇█▉▊▋▌▍▎▏]+")
 # The tour's training run, made short: it is run to see that it runs.
-_SHORT = {"steps": 2, "warmup": 1, "batch": 2, "validate_every": 2, "validation_rows": 2, "checkpoint_every": 2}
+_SHORT = {"steps": 2, "warmup": 1, "batch": 2, "validate_every": 2, "validation_rows": 2, "checkpoint_every": 2,
+          "average": 1, "batch_tokens": 256}
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ class Reader:
     """What the Python snippets have defined so far."""
 
     def prepare(self) -> None:
-        """What a reader brings along: a text of their own, and the recipes."""
+        """What a reader brings along: a text of their own, pairs of sentences, and the recipes."""
         nouns = "cat dog moon house river bird child letter garden song winter road friend lamp".split()
         lines = [f"The {nouns[n % 14]} and the {nouns[n * 5 % 13]} met {nouns[n * n % 11]} number {n}." for n in range(3000)]
         (self.folder / "my-text.txt").write_text("\n\n".join(lines), "utf-8")
+        (self.folder / "my-pairs.en").write_text("\n".join(lines), "utf-8")
+        (self.folder / "my-pairs.de").write_text("\n".join(line.upper() for line in lines), "utf-8")
         (self.folder / "recipes").mkdir()
         for path in (ROOT / "recipes").glob("*.toml"):
             recipe = path.read_text("utf-8")

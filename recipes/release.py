@@ -40,8 +40,8 @@ def run(recipe: Recipe, folder: Path) -> str:
         rows = list(csv.DictReader(f))
     validated = [row for row in rows if row["validation_loss"]]
     last = validated[-1]
-    return (f"Recipe `recipes/{recipe.name}.toml`, {int(last['step']):,} steps of {recipe.tokens_per_step:,} tokens, "
-            f"{int(last['step']) * recipe.tokens_per_step / 1e6:.1f} million in all, AdamW, on a CPU. Loss on "
+    return (f"Recipe `recipes/{recipe.name}.toml`, {int(last['step']):,} steps of {recipe.train.tokens_per_step:,} tokens, "
+            f"{int(last['step']) * recipe.train.tokens_per_step / 1e6:.1f} million in all, AdamW, on a CPU. Loss on "
             f"the held-out part of the mixture: {float(last['validation_loss']):.3f} nats a token "
             f"(step {validated[0]['step']}: {float(validated[0]['validation_loss']):.3f}).")
 

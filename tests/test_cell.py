@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from test_trace import tokenizer, trace  # noqa: F401
+from test_trace import tokenizer, trace, translation  # noqa: F401
 
 
 def test_every_number_of_a_cell_follows_from_its_neighbours(trace) -> None:  # noqa: F811
@@ -14,6 +15,19 @@ def test_every_number_of_a_cell_follows_from_its_neighbours(trace) -> None:  # n
         for head in range(trace.heads):
             for query, key in [(0, 0), (n - 1, 0), (n - 1, n - 1), (n // 2, n // 3), (1, n - 1)]:
                 check_cell(trace, trace.cell(layer, head, query, key))
+
+
+def test_a_cell_of_two_texts_follows_from_its_neighbours_too(translation) -> None:  # noqa: F811
+    for kind in ("encoder", "self", "cross"):
+        call = translation[1, kind]
+        for query, key in [(0, 0), (call.queries - 1, call.keys - 1), (0, call.keys - 1)]:
+            cell = translation.cell(1, 2, query, key, kind=kind)
+            assert cell.products.sum().item() == pytest.approx(cell.dot) and cell.scaled == pytest.approx(cell.dot / 8 ** 0.5)
+            assert cell.reason == ("future" if kind == "self" and key > query else None)
+            assert cell.difference < 1e-5 and len(cell.row_scores) == call.keys
+            row = [translation.cell(1, 2, query, j, kind=kind) for j in range(call.keys)]
+            assert torch.allclose(sum(c.contribution for c in row), cell.output, atol=1e-5)
+            assert sum(c.share for c in row) == pytest.approx(1, abs=1e-5)
 
 
 def check_cell(trace, cell) -> None:  # noqa: F811

@@ -31,7 +31,8 @@ from klieg.errors import KliegError
 from klieg.tokenizers import train
 
 CHINESE = "小沈阳江西演唱会邀请了，"
-COMMANDS = ("explain", "map", "heads", "zoom", "generate", "chat", "train", "models", "serve")
+COMMANDS = ("explain", "map", "heads", "zoom", "translate", "evaluate", "align", "generate", "chat", "fill", "export", "train",
+            "data", "models", "serve")
 
 
 class Terminal(io.TextIOWrapper):
@@ -219,7 +220,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "scaling without factor": (config(rope_parameters={"rope_type": "linear"}), "factor of the rotary scaling is None"),
     "scaling of another kind": (config(rope_parameters={"rope_type": ["yarn"]}), r"config.json: rotary scaling \['yarn'\]"),
     "scaling that is no object": (config(rope_parameters="long"), "must be an object"),
-    "another architecture": (config(model_type="bert"), "model_type is 'bert'; Klieg opens gpt2 and llama"),
+    "another architecture": (config(model_type="mamba"), "model_type is 'mamba'; Klieg opens bert, gpt2"),
     "an architecture that is no name": (config(model_type=["llama"]), r"\['llama'\]"),
     "config.json cut short": (lambda f: (f / "config.json").write_text('{"a": '), "config.json is damaged"),
     "config.json of lists": (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json is damaged"),

@@ -23,10 +23,10 @@ SCRIPT = "let shown = '<b>'"
 HTML = f'<!doctype html><title>page</title><script type="module">{SCRIPT}</script>'
 
 
-def trace(model: str, text: str) -> dict:
+def trace(model: str, text: str, to: str | None) -> dict:
     if not text:
         raise KliegError("the text is empty; give at least one word.")
-    return {"model": model, "tokens": [text]}
+    return {"model": model, "tokens": [text]} | ({"to": to} if to else {})
 
 
 def client(traced: server.Traced = trace, host: str = f"127.0.0.1:{PORT}") -> TestClient:
@@ -49,6 +49,8 @@ def test_models_and_traces() -> None:
     answer = client().post("/api/trace", json={"text": text, "model": "other"})
     assert answer.status_code == 200 and answer.json() == {"model": "other", "tokens": [text]}
     assert answer.headers["content-type"] == "application/json"
+    asked = client().post("/api/trace", json={"text": text, "model": "other", "to": "zh"})
+    assert asked.json() == {"model": "other", "tokens": [text], "to": "zh"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:80", "evil.example", f"evil.example:{PORT}", "127.0.0.1:1",
@@ -79,6 +81,7 @@ def test_a_form_of_another_site_cannot_ask() -> None:
 
 @pytest.mark.parametrize(("body", "says"), [
     ({"text": "", "model": "chat"}, "the text is empty"), ({"text": "a", "model": "../chat"}, "It has: chat, other."),
+    ({"text": "a", "model": "chat", "to": ["zh"]}, "needs a text"),
     ({"text": 1, "model": "chat"}, "needs a text"), ({"model": "chat"}, "needs a text"), (["a"], "needs a text")])
 def test_a_mistake_is_one_line(body: object, says: str) -> None:
     answer = client().post("/api/trace", json=body)
@@ -97,7 +100,7 @@ def test_models_run_one_at_a_time() -> None:
     inside, most = 0, 0
     wait = threading.Event()
 
-    def slow(model: str, text: str) -> dict:
+    def slow(model: str, text: str, to: str | None) -> dict:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
@@ -129,7 +132,7 @@ def test_a_port_in_use_says_what_to_do() -> None:
 SERVE = """
 from klieg.explorer import server
 server.page = lambda: __import__("pathlib").Path({html!r})
-server.serve(["chat"], lambda model, text: {{}}, 0, False, "zh", lambda line: print(line, flush=True))
+server.serve(["chat"], lambda model, text, to: {{}}, 0, False, "zh", lambda line: print(line, flush=True))
 """
 
 

@@ -13,10 +13,11 @@ HOUSE = Path(__file__).parents[1] / "src" / "klieg"
 FILES = {str(path.relative_to(HOUSE)): path for path in sorted(HOUSE.rglob("*.py"))}
 
 # A room may import rooms before it, and never one behind it. The trace has files for its nouns: on disk it is a tracefile.
-ORDER = ["errors", "config", "library", "half", "atomic", "attention", "tiles", "survey", "kernels", "ranks", "bench",
-         "cache", "layers", "labels", "checkpoint", "tokenizers", "models", "foreign", "generate", "beam", "loss", "data",
-         "recipe", "train", "trace", "watch", "whatif", "analysis", "views", "explorer", "labs", "reading", "shell", "maps",
-         "cli"]
+ORDER = ["errors", "config", "library", "half", "dropout", "atomic", "attention", "tiles", "survey", "kernels", "ranks",
+         "bench", "cache", "layers", "labels", "checkpoint", "tokenizers", "decoders", "encoders", "seq2seq", "models",
+         "foreign", "generate", "beam", "loss", "translate", "evaluate", "data", "download", "recipe", "segments", "parallel",
+         "encoded", "rows", "masked", "pairs", "train", "estimate", "trace", "watch", "whatif", "analysis", "export", "views",
+         "explorer", "labs", "reading", "shell", "maps", "translating", "cli"]
 SAME = {**dict.fromkeys(("cell", "certificate", "pool", "tracefile"), "trace"), "watching": "watch"}
 
 # The narrow places: these see nothing of the house but what stands here.

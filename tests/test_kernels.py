@@ -138,16 +138,16 @@ def options(name: str, heads: int, queries: int, keys: int) -> dict:
         "all": {"softcap": 2.0, "sinks": sinks, "bias": bias}}[name]}
 
 
-def assert_no_worse(found: Tensor, plain: Tensor, truth: Tensor, what: str, worst: int = 2) -> None:
+def assert_no_worse(found: Tensor, plain: Tensor, truth: Tensor, what: str, worst: int = 2, units: float = 1) -> None:
     """At most twice the error of plain PyTorch in the mean square, and `worst` times in the worst number.
 
-    The floor is one unit in the last place of float32, at the size that the answer has.
+    The floor is so many units in the last place of float32, at the size that the answer has.
     """
     hidden = torch.isneginf(truth)
     assert torch.equal(torch.isneginf(found), hidden), f"{what}: not the same rows are blind"
     found, plain, truth = (x.masked_fill(hidden, 0).double() for x in (found, plain, truth))
     for norm, times in ((lambda x: x.square().mean().sqrt().item(), 2), (lambda x: x.abs().max().item(), worst)):
-        error, allowed = norm(found - truth), times * norm(plain - truth) + EPSILON * norm(truth)
+        error, allowed = norm(found - truth), times * norm(plain - truth) + units * EPSILON * norm(truth)
         assert error <= allowed, f"{what}: off by {error:.2e}, plain PyTorch by {norm(plain - truth):.2e}"
 
 
@@ -171,7 +171,9 @@ def check(exact: Call, dtype: torch.dtype) -> None:
         found = attend(here.q, here.k, here.v, here.mask, scale=here.scale, kernel=kernel, **here.options)
         assert found.kernel == kernel
         assert found.output.dtype == dtype and found.lse.dtype == torch.promote_types(dtype, torch.float32)
-        assert_no_worse(found.output, plain, truth, f"{kernel} output")
+        # A log-sum-exp is rounded by up to half a unit of its size, which all weights of its row have in common.
+        largest = truth_lse.masked_fill(truth_lse == -torch.inf, 0).abs().max().item()
+        assert_no_worse(found.output, plain, truth, f"{kernel} output", units=1 + largest / 2)
         assert_no_worse(found.lse, plain_lse, truth_lse, f"{kernel} lse")
 
 

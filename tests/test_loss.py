@@ -1,4 +1,4 @@
-"""The chunked loss against torch's cross-entropy, value and gradients."""
+"""The chunked losses against torch's cross-entropy and the formulas in float64, value and gradients."""
 
 from __future__ import annotations
 
@@ -6,24 +6,49 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from klieg.loss import CHUNK, token_loss
+from klieg import loss as losses
+from klieg.loss import CHUNK, token_loss, twin_loss
 
 
 @pytest.mark.parametrize("tokens", [1, 7, CHUNK, 2 * CHUNK + 3])
-@pytest.mark.parametrize("dtype,bound", [(torch.float64, 1e-9), (torch.float32, 2e-6)])
-def test_loss_and_gradients_are_those_of_cross_entropy(tokens: int, dtype: torch.dtype, bound: float) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_loss_and_gradients_are_those_of_cross_entropy(tokens: int, smoothing: float, compiled: bool,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(losses, "_native", lambda: None)
     torch.manual_seed(tokens)
     hidden, weight = torch.randn(tokens, 24, dtype=torch.float64), torch.randn(101, 24, dtype=torch.float64)
     targets = torch.randint(0, 101, (tokens,))
     targets[1::5] = -100
-    found, exact = ([x.to(kind).requires_grad_() for x in (hidden, weight)] for kind in (dtype, torch.float64))
-    loss = token_loss(*found, targets)
+    found, exact = ([x.to(kind).requires_grad_() for x in (hidden, weight)] for kind in (torch.float32, torch.float64))
+    loss = token_loss(*found, targets, smoothing)
     (3 * loss).backward()
-    expected = F.cross_entropy(exact[0] @ exact[1].T, targets)
+    expected = F.cross_entropy(exact[0] @ exact[1].T, targets, label_smoothing=smoothing)
     (3 * expected).backward()
-    assert abs(loss.item() - expected.item()) < max(bound, 1e-6) * expected.item()
+    assert abs(loss.item() - expected.item()) < 2e-6 * expected.item()
     for a, b in zip(found, exact, strict=True):
-        assert (a.grad.double() - b.grad).norm() <= bound * 10 * b.grad.norm()
+        assert (a.grad.double() - b.grad).norm() <= 2e-6 * b.grad.norm()
+
+
+@pytest.mark.parametrize("tokens", [1, CHUNK + 3])
+def test_the_loss_of_twins_is_the_papers(tokens: int) -> None:
+    """Half of equation 4 of R-Drop, written out in float64 and differentiated by torch."""
+    torch.manual_seed(tokens)
+    given = [torch.randn(n, 24, dtype=torch.float64) for n in (tokens, tokens, 101)]
+    targets = torch.randint(0, 101, (tokens,))
+    targets[1::5] = -100
+    found, exact = ([x.to(kind).requires_grad_() for x in given] for kind in (torch.float32, torch.float64))
+    loss = twin_loss(*found, targets, 0.1, 5.0)
+    loss.backward()
+    log_p, log_q = ((h @ exact[2].T)[targets >= 0].log_softmax(1) for h in exact[:2])
+    apart = F.kl_div(log_q, log_p, reduction="sum", log_target=True) + F.kl_div(log_p, log_q, reduction="sum", log_target=True)
+    wanted = sum(F.cross_entropy(l, targets[targets >= 0], label_smoothing=0.1) for l in (log_p, log_q))
+    expected = (wanted + 5.0 / 2 * apart / len(log_p)) / 2
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=3e-6)
+    for a, b in zip(found, exact, strict=True):
+        assert (a.grad.double() - b.grad).norm() <= 5e-6 * b.grad.norm()
 
 
 def test_a_certain_and_wrong_answer_is_finite() -> None:

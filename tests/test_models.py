@@ -107,7 +107,7 @@ def test_documents_packed_in_a_row_do_not_see_each_other(name: str) -> None:
 def test_the_bundled_size_and_every_bad_config_is_named(tokenizer, tmp_path: Path) -> None:
     models.save(tmp_path, lively(LLAMA), tokenizer)
     good = json.loads((tmp_path / "config.json").read_text())
-    for change, said in [({"model_type": "bert"}, "bert"), ({"num_key_value_heads": 4}, "divisor"),
+    for change, said in [({"model_type": "mamba"}, "mamba"), ({"num_key_value_heads": 4}, "divisor"),
                          ({"hidden_act": "relu"}, "hidden_act"), ({"hidden_size": -3}, "hidden_size"),
                          ({"hidden_size": None}, "hidden_size"), ({"head_dim": 7}, "even"),
                          ({"rope_parameters": {"rope_type": "yarn"}}, "yarn"), ({"vocab_size": "many"}, "vocab_size")]:

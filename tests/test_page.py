@@ -14,13 +14,13 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from klieg import attention, models
 from klieg.attention import Mask
 from klieg.errors import KliegError
 from klieg.explorer.server import _listen, application
-from klieg.trace import Call, Trace
+from klieg.trace import Call, Source, Trace
 from klieg.views.html import html, page
 from klieg.views.wire import wire
 from klieg.watch import trace as watch
@@ -52,6 +52,29 @@ def made(model: str, text: str) -> Trace:
     return Trace(model, text, list(range(n)), tokens, calls, torch.randn(n, 16, generator=random), vocabulary)
 
 
+def translated(model: str, text: str, to: str = "zh") -> Trace:
+    """A translation of random q, k and v: 2 layers of 4 heads; the target is the source in capitals, and one word more."""
+    source, target = [f"⟨{to}⟩", *text.split(), "⟨/s⟩"], ["⟨pad⟩", *text.upper().split(), "!"]
+    random = torch.Generator().manual_seed(zlib.crc32(f"{to} {text}".encode()))
+    calls, i, j = [], len(target), len(source)
+    for kind, rows, columns in [("encoder", j, j)] * 2 + [("self", i, i), ("cross", i, j)] * 2:
+        q, k, v = (torch.randn(1, 4, n, 24, generator=random) * 1.5 for n in (rows, columns, columns))
+        mask = Mask.causal() if kind == "self" else Mask()
+        s = attention.hide(attention.scores(q, k), mask)
+        lse = attention.log_sum_exp(s)
+        layer = sum(call.kind == kind for call in calls)
+        calls.append(Call(layer, kind, q, k, v, lse, attention.output(attention.weights(s, lse), v), mask, 24 ** -0.5, "dense"))
+    return Trace(model, " ".join(target[1:]), list(range(i)), target, calls, torch.randn(i, 20, generator=random),
+                 [f"word{n}" for n in range(20)], Source(text, [*range(j - 1), 19], source))
+
+
+def answered(model: str, text: str, to: str | None) -> dict:
+    if model != "translator":
+        return wire(made(model, text))
+    to = to or "zh"
+    return {**wire(translated(model, text, to)), "languages": ["zh", "de"], "to": to}
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     try:
@@ -60,7 +83,7 @@ def address() -> Iterator[str]:
         pytest.skip(str(e))
     listener = _listen(0)
     port = listener.getsockname()[1]
-    app = application(["random", "another"], lambda model, text: wire(made(model, text)), port)
+    app = application(["random", "another", "translator"], answered, port)
     running = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -227,7 +250,7 @@ def test_chinese(address: str, browser: WebDriver) -> None:
     assert texts(browser, ".certificate")[0].startswith("精确：")
     assert "lang=zh" in browser.current_url
     left = {word for word in browser.find_element(By.TAG_NAME, "body").text.split() if word.isalpha() and word.isascii()}
-    names = "Klieg Transformer EN random another Softmax softmax Esc A D L V q k too"
+    names = "Klieg Transformer EN random another translator Softmax softmax Esc A D L V q k too"
     examples = "I love you The cat chased the mouse Once upon a time"
     assert left <= {*names.split(), *examples.split()}, "words that were left in English"
 
@@ -285,6 +308,78 @@ def test_the_exported_page_needs_no_server(tmp_path, browser: WebDriver) -> None
     assert browser.find_elements(By.CSS_SELECTOR, "form, select, .examples") == []
     assert asked(browser) == []
     browser.delete_network_conditions()
+
+
+def pointed(browser: WebDriver, css: str, place: int) -> None:
+    webdriver.ActionChains(browser).move_to_element(browser.find_elements(By.CSS_SELECTOR, css)[place]).perform()
+
+
+def shares(browser: WebDriver, css: str) -> list[float]:
+    """The percentages under the tokens of a text; those below 1 count as 0."""
+    return [0.0 if "<" in t else float(t.removesuffix(" %")) for t in texts(browser, f"{css} small") if t.strip()]
+
+
+def test_a_translation_opens_on_cross_attention_and_turns_to_the_others(tmp_path, browser: WebDriver) -> None:
+    trace = translated("translator", "the cat sat")
+    file = tmp_path / "trace.html"
+    file.write_text(html(trace), "utf-8")
+    opened(browser, file.as_uri() + "#lang=en&layer=1&head=2&cell=4.1", 5)
+    assert texts(browser, ".queries .label") == trace.tokens and texts(browser, ".keys .label") == trace.source.tokens
+    assert texts(browser, ".translation p") == ["the cat sat → THE CAT SAT !"] and "2 + 2 layers" in texts(browser, ".model")[0]
+    assert number(browser, "weight") == pytest.approx(trace.cell(1, 2, 4, 1, kind="cross").weight, abs=1e-5)
+    assert "+ M" not in texts(browser, ".formula")[0] and texts(browser, "figcaption") == [""]
+    assert texts(browser, "ol .name") == [c.token for c in trace.next_tokens(10)]
+    assert "What the decoder writes after “⟨pad⟩ THE CAT SAT !”" in texts(browser, "h2")
+    for kind, tokens in (("encoder", trace.source.tokens), ("self", trace.tokens)):
+        browser.find_element(By.CSS_SELECTOR, f"input[value={kind}]").find_element(By.XPATH, "..").click()
+        assert texts(browser, ".queries .label") == texts(browser, ".keys .label") == tokens
+        last = len(tokens) - 1
+        browser.find_elements(By.CSS_SELECTOR, "[role=grid]")[1].send_keys(*[Keys.ARROW_LEFT] * len(tokens))
+        assert number(browser, "weight") == pytest.approx(trace.cell(1, 2, last, 0, kind=kind).weight, abs=1e-5)
+        assert f"kind={kind}" in browser.current_url and ("+ M" in texts(browser, ".formula")[0]) == (kind == "self")
+    opened(browser, browser.current_url.replace("kind=self", "kind=encoder"), 5)   # an address opens the same kind
+    assert texts(browser, ".queries .label") == trace.source.tokens
+
+
+def test_a_word_of_the_target_shows_its_words_of_the_source_and_back(tmp_path, browser: WebDriver) -> None:
+    trace = translated("translator", "the old cat sat down")
+    file = tmp_path / "trace.html"
+    file.write_text(html(trace), "utf-8")
+    opened(browser, file.as_uri() + "#lang=en&layer=0&head=1", 7)
+    weights = 100 * trace[0, "cross"].weights(1)
+    for query in (2, 5):
+        pointed(browser, ".target button", query)
+        assert texts(browser, ".words h2 span")[-1] == f"Where “{trace.tokens[query]}” looks"
+        assert shares(browser, ".source") == pytest.approx(weights[query].tolist(), abs=1.0) and not shares(browser, ".target")
+    for key in (1, 6):
+        pointed(browser, ".source button", key)
+        assert texts(browser, ".words h2 span")[-1] == f"Who looks at “{trace.source.tokens[key]}”"
+        assert shares(browser, ".target") == pytest.approx(weights[:, key].tolist(), abs=1.0) and not shares(browser, ".source")
+        assert number(browser, "weight") == pytest.approx(weights[:, key].max().item() / 100, abs=1e-5)
+    browser.find_elements(By.CSS_SELECTOR, ".source button")[2].click()
+    assert f"cell={int(weights[:, 2].argmax())}.2" in browser.current_url
+
+
+def test_a_translator_of_several_languages_is_asked_for_another(address: str, browser: WebDriver) -> None:
+    opened(browser, address + "#lang=en&text=one two&model=translator", 4)
+    assert texts(browser, ".into option") == ["zh", "de"] and texts(browser, ".keys .label")[0] == "⟨zh⟩"
+    Select(browser.find_element(By.CSS_SELECTOR, ".into select")).select_by_visible_text("de")
+    until(browser, lambda b: texts(b, ".keys .label") == ["⟨de⟩", "one", "two", "⟨/s⟩"])
+    assert "to=de" in browser.current_url
+    Select(browser.find_element(By.CSS_SELECTOR, ".model select")).select_by_visible_text("random")
+    until(browser, lambda b: texts(b, ".keys .label") == ["⟨s⟩", "one", "two"])
+    assert texts(browser, ".into, .translation") == [] and "kind=" not in browser.current_url
+
+
+def test_a_translation_in_chinese_on_a_phone(tmp_path, browser: WebDriver) -> None:
+    file = tmp_path / "trace.html"
+    file.write_text(html(translated("翻译", "一 二 三")), "utf-8")
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    opened(browser, file.as_uri() + "#lang=zh", 5)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    assert texts(browser, ".translation label") == ["编码器", "解码器", "交叉注意力"]
+    left = {word for word in browser.find_element(By.TAG_NAME, "body").text.split() if word.isalpha() and word.isascii()}
+    assert left <= {"Klieg", "EN", "Softmax", "softmax", "q", "k"}, "words that were left in English"
 
 
 @pytest.mark.skipif("chat" not in models.bundled(), reason="the bundled model is not there")

@@ -8,7 +8,7 @@ import pytest
 
 from klieg.config import LlamaConfig
 from klieg.errors import KliegError
-from klieg.recipe import read
+from klieg.recipe import PairSource, PairTraining, read
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 GOOD = """
@@ -33,7 +33,7 @@ name = "stories"
 def test_every_recipe_that_ships_is_valid(path: Path) -> None:
     recipe = read(path)
     assert recipe.name == path.stem
-    assert recipe.train.context <= getattr(recipe.model, "max_position_embeddings", recipe.train.context)
+    assert recipe.train.steps > recipe.train.warmup and recipe.sources
 
 
 def test_the_chat_recipe_is_the_bundled_shape() -> None:
@@ -54,6 +54,56 @@ def test_a_mistake_is_named_with_what_would_be_right(tmp_path: Path, change: tup
     path = tmp_path / "mine.toml"
     assert change[0] in GOOD
     path.write_text(GOOD.replace(*change), "utf-8")
+    with pytest.raises(KliegError, match=said) as caught:
+        read(path)
+    assert "\n" not in str(caught.value) and "mine.toml" in str(caught.value)
+
+
+PAIRS = """
+[model]
+model_type = "marian"
+d_model = 8
+encoder_layers = 1
+decoder_layers = 2
+encoder_attention_heads = 2
+decoder_attention_heads = 2
+encoder_ffn_dim = 8
+decoder_ffn_dim = 8
+max_position_embeddings = 32
+[tokenizer]
+pieces = 300
+[train]
+steps = 4
+batch_tokens = 64
+longest = 30
+[[data]]
+name = "multi30k"
+source = "en"
+target = "de"
+"""
+
+
+def test_a_translators_recipe_fills_in_its_marks(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(PAIRS, "utf-8")
+    found = read(path)
+    assert isinstance(found.train, PairTraining) and found.sources == (PairSource("multi30k", "en", "de"),)
+    assert (found.model.pad_token_id, found.model.eos_token_id, found.model.scale_embedding) == (2, 1, True)
+    assert found.model.plain
+    path.write_text(PAIRS.replace("d_model = 8", "d_model = 8\nkv_heads = 1\npre_norm = true"), "utf-8")
+    assert not read(path).model.plain
+
+
+@pytest.mark.parametrize("change,said", [
+    (("longest = 30", "longest = 40"), "longest is 40 and the model has 32"), (("longest = 30", "batch = 2"), "'batch'"),
+    (('target = "de"\n', ""), "target is missing"), (("longest = 30", 'schedule = "sqrt"'), "inverse-sqrt"),
+    (("longest = 30", "label_smoothing = 1.5"), "label_smoothing"), (("d_model = 8", "d_model = 9"), "multiple"),
+    (("d_model = 8", "d_model = 8\ndropout = 1.0"), "dropout"), (("d_model = 8", "d_model = 8\nkv_heads = 3"), "divisor"),
+])
+def test_a_mistake_in_a_translators_recipe_is_named(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    path = tmp_path / "mine.toml"
+    assert change[0] in PAIRS
+    path.write_text(PAIRS.replace(*change), "utf-8")
     with pytest.raises(KliegError, match=said) as caught:
         read(path)
     assert "\n" not in str(caught.value) and "mine.toml" in str(caught.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_models import GPT2, LLAMA, SHAPES, lively
+from test_watch import translator
 
 import klieg
 from klieg.errors import KliegError
@@ -40,6 +41,65 @@ def test_weights_are_those_of_transformers_in_eager_mode(tokenizer, tmp_path: Pa
         for layer in range(found.layers):
             for head in range(found.heads):
                 assert (found[layer].weights(head) - maps[layer][0, head]).abs().max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def translation():
+    return klieg.trace(translator(), "I love you and the moon", target="ich liebe dich", to="de")
+
+
+def test_all_three_kinds_of_a_translator_are_those_of_transformers_in_eager_mode(translation, tmp_path: Path) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    klieg.models.save(tmp_path, *translator())
+    eager = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, attn_implementation="eager", dtype=torch.float64).eval()
+    source, target = torch.tensor([translation.source.ids]), torch.tensor([translation.ids])
+    seen = eager(source, decoder_input_ids=target, output_attentions=True)
+    for kind, maps in (("encoder", seen.encoder_attentions), ("self", seen.decoder_attentions),
+                       ("cross", seen.cross_attentions)):
+        assert len(maps) == len(translation.of(kind)) == 2
+        for call in translation.of(kind):
+            for head in range(call.heads):
+                assert (call.weights(head) - maps[call.layer][0, head]).abs().max() < 1e-5
+    assert (translation.logits - seen.logits[0]).abs().max() < 1e-4
+
+
+def test_every_axis_has_the_labels_of_its_text(translation) -> None:
+    source, target = translation.source.tokens, translation.tokens
+    assert translation.kind == "cross" and translation.stack == translation.of("cross")
+    for kind, labels in (("encoder", (source, source)), ("self", (target, target)), ("cross", (target, source))):
+        for call in translation.of(kind):
+            assert translation.axes(call) == labels
+            assert (call.queries, call.keys) == tuple(map(len, labels))
+    cell = translation.cell(1, 2, 0, len(source) - 1, kind="cross")
+    assert (cell.kind, cell.query_token, cell.key_token) == ("cross", target[0], source[-1])
+    assert cell.weight == pytest.approx(translation[1, "cross"].weights(2)[0, -1].item(), abs=1e-6)
+    last = len(source) - 1
+    assert len(target) < len(source)
+    for ask, said in [(lambda: translation.cell(0, 0, 0, last + 1, kind="cross"), f"the source has tokens 0 to {last}"),
+                      (lambda: translation.cell(0, 0, last, 0, kind="cross"), f"the text has tokens 0 to {len(target) - 1}"),
+                      (lambda: translation.of("diagonal"), "has 'encoder', 'self', 'cross'")]:
+        with pytest.raises(KliegError, match=said):
+            ask()
+
+
+def test_only_the_decoder_of_a_translator_hides_the_future(translation) -> None:
+    for call in translation.calls:
+        every = slice(0, call.queries), slice(0, call.keys)
+        hidden = ~call.visible(0, *every)
+        assert torch.equal(hidden, torch.ones_like(hidden).triu(1) & (call.kind == "self"))
+    assert translation[0, "cross"].reason(0, 0, len(translation.source.tokens) - 1) is None
+    assert translation[0].reason(0, 0, 1) == "future"
+
+
+@pytest.mark.parametrize("kind", ["encoder", "self", "cross"])
+def test_a_wrong_call_of_any_kind_fails_the_certificate_of_a_translation(translation, kind: str) -> None:
+    place = next(n for n, call in enumerate(translation.calls) if (call.layer, call.kind) == (1, kind))
+    for wrong in ({"lse": translation.calls[place].lse + 0.01}, {"output": translation.calls[place].output * 1.01}):
+        calls = [*translation.calls]
+        calls[place] = replace(calls[place], **wrong)
+        with pytest.raises(KliegError, match=rf"fails its certificate at layer 1 \({kind}\)"):
+            replace(translation, calls=calls)
 
 
 def test_stages_lead_from_the_products_to_the_weights(trace) -> None:
@@ -85,6 +145,8 @@ def test_calls_are_found_by_their_layer_and_kind(trace) -> None:
              replace(trace.calls[1], layer=0, kind="encoder")]
     found = klieg.Trace("m", "t", trace.ids, trace.tokens, calls, trace.logits, trace.vocabulary)
     assert found[5] is calls[1] and found[5, "cross"] is calls[2] and found[0, "encoder"] is calls[3]
+    assert found.kind == "self" and found.axes(calls[0]) == (trace.tokens, trace.tokens)
+    assert found.axes(calls[2]) == (trace.tokens, []) and found.axes(calls[3]) == ([], [])   # of a source that was not kept
     assert found.stack == calls[:2] and found.layers == 2 and len(found) == 4
     for at, said in [(0, "no layer 0; the model has layers 2, 5"), ((1, "encoder"), "no layer 1; .* 0 to 0"),
                      ((0, "own"), "no attention of kind 'own'; the trace has 'self', 'cross', 'encoder'")]:

@@ -20,7 +20,7 @@ from klieg.certificate import joined, probe_of, recomputed, surveyed
 from klieg.errors import KliegError
 from klieg.kernels import survey
 from klieg.survey import SurveySpec
-from klieg.trace import Call, Trace
+from klieg.trace import Call, Source, Trace
 from klieg.tracefile import read, write
 
 
@@ -64,6 +64,42 @@ def test_every_field_comes_back(path: Path) -> None:
         assert all(same(x, b.survey.tensors()[name]) for name, x in a.survey.tensors().items())
     assert back[2].kv_heads == back[5].kv_heads == 2 and back[5].keys == 100
     assert {p.name for p in path.parent.iterdir()} == {"t.klieg"}
+
+
+def of_two_texts() -> Trace:
+    """A trace whose only call looks from 90 tokens of one text at 100 of another."""
+    found = trace([watched(0, "cross")])
+    labels = [f"t{n}" for n in range(90)]
+    return replace(found, ids=list(range(90)), tokens=labels, source=Source("源文", found.ids, found.tokens))
+
+
+def test_the_source_of_a_translation_comes_back(path: Path) -> None:
+    found = of_two_texts()
+    write(found, path)
+    back = read(path)
+    assert back.source == found.source and back.kind == "cross"
+    assert back.axes(back.calls[0]) == (found.tokens, found.source.tokens)
+
+
+def test_a_file_of_the_format_before_translations_opens_and_is_what_a_decoder_writes(path: Path) -> None:
+    write(trace([watched(0)]), path)
+    with zipfile.ZipFile(path) as file:
+        said = json.loads(file.read("trace.json"))
+    assert said["format"] == "klieg-trace/2" and "source" not in said
+    assert read(path).source is None
+    write(of_two_texts(), path)
+    changed(path, body=lambda body: body.pop("source") and body.update(format="klieg-trace/2"))
+    assert read(path).source is None
+
+
+@pytest.mark.parametrize("source", [None, 7, {}, {"text": "a", "ids": [1], "tokens": ["a"]},
+                                    {"text": "a", "ids": [0] * 100, "tokens": [1] * 100},
+                                    {"text": 3, "ids": [0] * 100, "tokens": ["a"] * 100}], ids=range(6))
+def test_a_source_that_lies_is_one_line(source: object, path: Path) -> None:
+    write(of_two_texts(), path)
+    changed(path, body=lambda body: body.update(source=source))
+    with pytest.raises(KliegError, match="is not a whole trace"):
+        read(path)
 
 
 def test_the_tensors_are_a_safetensors_file_that_lies_aligned_and_is_mapped(path: Path) -> None:
@@ -184,7 +220,7 @@ def test_a_damaged_file_is_one_line(path: Path) -> None:
 def test_an_older_format_is_refused_with_what_to_do(path: Path) -> None:
     write(trace([watched(0)]), path)
     changed(path, body=lambda body: body.update(format="klieg-trace/1"))
-    with pytest.raises(KliegError, match=r"'klieg-trace/1' and this version reads 'klieg-trace/2'; trace it again"):
+    with pytest.raises(KliegError, match=r"'klieg-trace/1' and this version reads 'klieg-trace/2' and 'klieg-trace/3'; trace"):
         read(path)
 
 

@@ -51,13 +51,52 @@ name = '{folder / "text.txt"}'
     return path
 
 
+def write_translation(folder: Path, **train: object) -> Path:
+    """A tiny translator's recipe; the other language is the same words, each turned around."""
+    lines = [" ".join(WORDS[(n * 7 + m * m) % len(WORDS)] for m in range(2 + n % 5)) + f" {n}" for n in range(400)]
+    (folder / "text.en").write_text("".join(line + "\n" for line in lines), "utf-8")
+    (folder / "text.xx").write_text("".join(" ".join(word[::-1] for word in line.split()) + "\n" for line in lines), "utf-8")
+    settings = {"steps": 12, "batch_tokens": 100, "longest": 20, "warmup": 3, "validate_every": 2, "checkpoint_every": 4,
+                "accumulate": 2, "average": 3, **train}
+    values = "\n".join(f"{k} = {str(v).lower() if isinstance(v, bool) else repr(v)}" for k, v in settings.items())
+    path = folder / "tiny.toml"
+    path.write_text(f"""
+[model]
+model_type = "marian"
+d_model = 16
+encoder_layers = 1
+decoder_layers = 1
+encoder_attention_heads = 2
+decoder_attention_heads = 2
+encoder_ffn_dim = 32
+decoder_ffn_dim = 32
+max_position_embeddings = 64
+dropout = 0.2
+[tokenizer]
+pieces = 300
+[train]
+{values}
+[[data]]
+name = '{folder / "text"}'
+source = "en"
+target = "xx"
+""", "utf-8")
+    return path
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model/model.safetensors")
 
 
+KINDS = {"decoder": (write_recipe, {}), "translator": (write_translation, {}),
+         "everything": (write_translation, {"r_drop": 1.0, "bpe_dropout": 0.1, "schedule": "inverse-sqrt"})}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_resumed_run_is_bit_identical(tmp_path: Path, precision: str) -> None:
-    recipe = read(write_recipe(tmp_path, precision=precision))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_is_bit_identical(tmp_path: Path, kind: str, precision: str) -> None:
+    write, settings = KINDS[kind]
+    recipe = read(write(tmp_path, precision=precision, **settings))
     whole = list(Trainer(recipe, tmp_path / "whole").run())
     for step in Trainer(recipe, tmp_path / "broken").run():
         if step.step == 7:
@@ -71,7 +110,8 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, precision: str) -> None:
     with (tmp_path / "broken/loss.csv").open() as f:
         rows = list(csv.DictReader(f))
     assert [float(row["loss"]) for row in rows] == [p.loss for p in whole]
-    assert [n for n, row in enumerate(rows, 1) if row["validation_loss"]] == [4, 8, 12]
+    every = recipe.train.validate_every
+    assert [n for n, row in enumerate(rows, 1) if row["validation_loss"]] == list(range(every, 13, every))
 
 
 def test_kill_9_loses_at_most_one_interval(tmp_path: Path) -> None:
@@ -100,6 +140,36 @@ def test_it_learns(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat" and model.positions == 32
 
 
+def test_a_translator_learns_to_translate(tmp_path: Path) -> None:
+    recipe = read(write_translation(tmp_path, steps=150, validate_every=50, batch_tokens=400, learning_rate=1e-2))
+    run = list(Trainer(recipe, tmp_path / "run").run())
+    looks = [p for p in run if p.bleu is not None]
+    assert looks[-1].bleu > looks[0].bleu and looks[-1].validation_loss < 0.4 * run[0].loss
+    model, tokenizer = models.load(str(tmp_path / "run/model"))
+    assert model.config == recipe.model and tokenizer.closing == [tokenizer.eos]
+
+
+def test_the_model_is_the_mean_of_the_last_looks(tmp_path: Path) -> None:
+    trainer, looks = Trainer(read(write_translation(tmp_path)), tmp_path / "run"), []
+    for progress in trainer.run():
+        if progress.validation_loss is not None:
+            looks.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
+    found = weights(tmp_path / "run")
+    for name, value in found.items():
+        expected = torch.stack([look[name].double() for look in looks[-3:]]).mean(0)
+        assert torch.equal(value, expected.float())
+    assert len(list((tmp_path / "run").glob("weights-*.safetensors"))) == 3
+
+
+def test_it_stops_when_patience_is_over_and_starts_again_stopped(tmp_path: Path) -> None:
+    recipe = read(write_translation(tmp_path, patience=2, learning_rate=1e-9, steps=100))
+    run = list(Trainer(recipe, tmp_path / "run").run())
+    looks = [p.bleu for p in run if p.bleu is not None]
+    assert len(looks) == looks.index(max(looks)) + 3 and run[-1].step < 100
+    assert (tmp_path / "run/model/model.safetensors").is_file()
+    assert list(Trainer(recipe, tmp_path / "run").run()) == []
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own
 def test_compiled_training_is_the_same_training(tmp_path: Path) -> None:
     plain = list(Trainer(read(write_recipe(tmp_path, steps=3)), tmp_path / "plain").run())
@@ -121,6 +191,14 @@ def test_a_folder_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
     list(Trainer(read(write_recipe(tmp_path)), tmp_path / "run").run())
     with pytest.raises(KliegError, match="another recipe"):
         Trainer(read(write_recipe(tmp_path, seed=9)), tmp_path / "run")
+
+
+def test_the_papers_schedule(tmp_path: Path) -> None:
+    """Section 5.3: d^-0.5 min(step^-0.5, step warmup^-1.5), whose peak is d^-0.5 warmup^-0.5."""
+    peak = 512 ** -0.5 * 40 ** -0.5
+    train = read(write_recipe(tmp_path, steps=400, warmup=40, learning_rate=peak, schedule="inverse-sqrt")).train
+    for step in (1, 7, 39, 40, 41, 100, 400):
+        assert learning_rate(step - 1, train) == pytest.approx(512 ** -0.5 * min(step ** -0.5, step * 40 ** -1.5))
 
 
 def test_the_learning_rate_rises_then_falls_to_its_end(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from test_models import GPT2, LLAMA, lively
 
 import klieg
 from klieg import models
+from klieg.beam import Search, search
 from klieg.errors import KliegError
 from klieg.survey import SurveySpec
 from klieg.tokenizers import LONGEST_PIECE, Tokenizer, train
@@ -88,6 +89,62 @@ def test_every_id_has_a_label_also_those_that_the_tokenizer_lacks(tokenizer: Tok
     for wrong in (-1, 300):
         with pytest.raises(IndexError):
             labels[wrong]
+
+
+MARIAN = models.MarianConfig(
+    vocab_size=300, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+    encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=48, pad_token_id=2, eos_token_id=1,
+    decoder_start_token_id=2, scale_embedding=False)
+
+
+def translator(marks: tuple[str, ...] = (">>de<<", ">>zh<<")) -> tuple[models.Model, Tokenizer]:
+    """A tiny translator with random weights."""
+    texts = ["I love you and the cat loves the moon", "ich liebe dich", "我爱你"] * 2
+    return lively(MARIAN), train(iter(texts), 300, marks=marks, opened=False, closed=True)
+
+
+def test_a_translator_reads_source_and_target_in_one_pass() -> None:
+    model, tokenizer = translator()
+    found = klieg.trace((model, tokenizer), " I love you ", target="ich liebe dich", to="zh")
+    assert (found.model, found.text, found.source.text) == ("Marian", "ich liebe dich", "I love you")
+    assert found.source.ids == [tokenizer.marks[">>zh<<"], *tokenizer.encode("I love you", bos=False), 1]
+    assert found.ids == [2, *tokenizer.encode("ich liebe dich", bos=False)]
+    assert found.source.tokens[0] == "⟨zh⟩" and found.source.tokens[-1] == "⟨/s⟩" and found.tokens[0] == "⟨pad⟩"
+    source, target = len(found.source.ids), len(found.ids)
+    assert source != target
+    assert [(call.kind, call.layer, call.queries, call.keys) for call in found.calls] == [
+        ("encoder", 0, source, source), ("encoder", 1, source, source), ("self", 0, target, target),
+        ("cross", 0, target, source), ("self", 1, target, target), ("cross", 1, target, source)]
+    assert torch.equal(found.logits, model(torch.tensor([found.source.ids]), torch.tensor([found.ids]))[0].detach())
+    surveyed = klieg.trace((model, tokenizer), "I love you", target="ich", to="de", spec=SurveySpec(top=2))
+    for call in surveyed.calls:
+        assert torch.allclose(call.survey.received[0, 3], call.weights(3).sum(0), atol=1e-5)
+
+
+def test_a_translator_finds_the_target_that_its_search_finds() -> None:
+    from klieg.translate import Translator
+
+    model, tokenizer = translator((">>de<<",))
+    found = klieg.trace((model, tokenizer), "I love you")
+    ids = search(model, [found.source.ids], Search(beam=5))[0][0].ids
+    assert found.ids == [2, *ids] and found.text == tokenizer.decode(ids)
+    assert Translator(model, tokenizer).translate(["I love you"]) == [" ".join(found.text.split("\n"))]
+    assert found.source.tokens[0] == "⟨de⟩"   # one language needs no --to
+
+
+def test_languages_and_targets_that_cannot_be() -> None:
+    pair = translator()
+    for asked, said in [({}, "writes de, zh; say which, for example --to de"), ({"to": "fr"}, "no language 'fr'.*de, zh"),
+                        ({"to": "de", "target": " "}, "white space"), ({"to": "de", "target": "ab " * 60}, "47 tokens.*--cut")]:
+        with pytest.raises(KliegError, match=said):
+            klieg.trace(pair, "I love you", **asked)
+    with pytest.raises(KliegError, match=r"46 tokens.*--cut"):
+        klieg.trace(pair, "ab " * 60, to="de")
+    cut = klieg.trace(pair, "ab " * 60, target="ab " * 60, to="de", cut=True)
+    assert len(cut.source.ids) == len(cut.ids) == 48 and cut.source.ids[-1] == 1
+    for asked in ({"to": "de"}, {"target": "too"}):
+        with pytest.raises(KliegError, match="'Llama' is no translator; leave --target and --to"):
+            klieg.trace((lively(LLAMA), pair[1]), "I love you", **asked)
 
 
 def test_a_model_of_transformers_is_watched() -> None:

@@ -28,9 +28,26 @@ class Cache:
         self._values[layer, :, :, self.length:stop] = v
         return self._keys[layer, :, :, :stop], self._values[layer, :, :, :stop]
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows (n,) of the batch: fewer, more, or in another order."""
+        used = slice(None, self.length)
+        self._keys, self._values = (self._gathered(x, rows, used) for x in (self._keys, self._values))
+
+    def _gathered(self, x: Tensor, rows: Tensor, used: slice) -> Tensor:
+        kept = x[:, rows, :, used]
+        if len(rows) != x.shape[1]:
+            x = x.new_empty(x.shape[0], len(rows), *x.shape[2:])
+        x[:, :, :, used] = kept
+        return x
+
     def advance(self, slots: int) -> None:
         """Called once a step, when every layer has written its slots."""
         self.length += slots
+
+    @property
+    def batch(self) -> int:
+        """Texts that are kept."""
+        return self._keys.shape[1]
 
     @property
     def bytes_per_token(self) -> int:

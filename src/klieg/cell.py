@@ -19,6 +19,8 @@ class Arithmetic:
     """One weight written out; vectors in float64, every number recomputable from those before it."""
 
     layer: int
+    kind: str
+    """"self", "encoder" or "cross", as the call says."""
     head: int
     query: int
     key: int
@@ -60,8 +62,8 @@ class Arithmetic:
     """|weight - model_weight|."""
 
 
-def arithmetic(call: Call, tokens: list[str], head: int, query: int, key: int, batch: int = 0) -> Arithmetic:
-    """The whole arithmetic of one weight of a call that kept q, k, v and the output."""
+def arithmetic(call: Call, queries: list[str], keys: list[str], head: int, query: int, key: int, batch: int = 0) -> Arithmetic:
+    """The whole arithmetic of one weight of a call that kept q, k, v and the output; queries and keys are the labels."""
     call.need("q", "k", "v", "output")
     group, rows = call.group(head), slice(query, query + 1)
     q, k = call.q[batch, head, query].double(), call.k[batch, group, key].double()
@@ -78,7 +80,7 @@ def arithmetic(call: Call, tokens: list[str], head: int, query: int, key: int, b
     contribution = weight * v
     bias = 0.0 if call.bias is None else call.bias.expand(*call.q.shape[:3], call.keys)[batch, head, query, key].item()
     return Arithmetic(
-        call.layer, head, query, key, tokens[query], tokens[key],
+        call.layer, call.kind, head, query, key, queries[query], keys[key],
         None if call.unrotated_q is None else call.unrotated_q[batch, head, query].double(), q,
         None if call.unrotated_k is None else call.unrotated_k[batch, group, key].double(), k,
         products=q * k, dot=(q @ k).item(), scale=call.scale, scaled=scaled, softcap=call.softcap, bias=bias,

@@ -28,7 +28,13 @@ from klieg.errors import KliegError, first_line
 KEPT = 2  # training states of a run
 
 # Buffers that older transformers saved although they follow from the config.
-_DERIVED = re.compile(r"\.(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
+_DERIVED = re.compile(r"\.(attn\.(bias|masked_bias)|rotary_emb\.inv_freq|embed_positions\.weight|position_ids)$")
+
+# What may be stored a second time under a name of its own, if it is the same.
+_TIED = re.compile(r"^lm_head\.weight$|\.embed_tokens\.weight$|^cls\.predictions\.decoder\.(weight|bias)$")
+
+# BERT's heads of whole texts, which stand beside the way of its tokens and are not read.
+_BESIDE = re.compile(r"^(bert\.)?pooler\.dense\.(weight|bias)$|^cls\.seq_relationship\.(weight|bias)$")
 
 
 # ---- reading a model ----
@@ -60,15 +66,15 @@ def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.
 
     They come in `dtype`, but for those that `keep` wants as they are stored.
 
-    Everything is checked from the headers before any weight is read. Three liberties of Hugging
-    Face's files are allowed: names without the base model's prefix (the first `gpt2` has them),
-    derived buffers, and a stored lm_head.weight that equals the embedding it is tied to.
+    Everything is checked from the headers before any weight is read. Some liberties of Hugging
+    Face's files are allowed: older names (see _place), derived buffers, a stored matrix that equals
+    the embedding it is tied to, and BERT's heads of whole texts.
     """
     stored: dict[str, safe_open] = {}
     for path in _weight_files(Path(folder)):
         file = _open(path)
         stored |= dict.fromkeys(file.keys(), file)
-    names = {want: want if want in stored else want.partition(".")[2] for want in shapes}
+    names = {want: _place(want, stored) for want in shapes}
     missing = [want for want, name in names.items() if name not in stored]
     if missing:
         raise KliegError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(shapes)} tensors that config.json "
@@ -79,12 +85,19 @@ def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.
             raise KliegError(f"{folder}: {want} has shape {found} and config.json asks for {tuple(shape)}; "
                              f"the weights belong to another config.")
     tensors = {want: _finite(folder, want, stored[name].get_tensor(name), dtype, keep) for want, name in names.items()}
-    extra = [name for name in stored if name not in names.values() and not _DERIVED.search(name)
-             and not (name == "lm_head.weight" and _is_tied(stored[name].get_tensor(name).to(dtype), tensors))]
+    extra = [name for name in stored if name not in names.values() and not (_DERIVED.search(name) or _BESIDE.search(name))
+             and not (_TIED.search(name) and _is_tied(stored[name].get_tensor(name).to(dtype), tensors))]
     if extra:
         raise KliegError(f"{folder}: {extra[0]} is not expected ({len(extra)} of {len(stored)} stored tensors "
                          f"are not); the weights belong to another config.")
     return tensors
+
+
+def _place(want: str, stored: dict[str, safe_open]) -> str:
+    """Where a tensor is stored: by its name, without the base model's prefix (the first `gpt2`), or as BERT's first norms."""
+    old = want.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    names = (want, want.partition(".")[2], old, old.partition(".")[2])
+    return next((name for name in names if name in stored), want)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -196,6 +209,28 @@ def load_state(folder: Path, say: Callable[[str], None] = warnings.warn) -> tupl
     return None
 
 
+def save_weights(folder: Path, step: int, tensors: dict[str, Tensor], kept: int) -> None:
+    """Writes the weights of a look at the held-out texts, and keeps those of the last `kept` looks."""
+    with atomic(Path(folder) / f"weights-{step:08d}.safetensors") as part:
+        _write(part, tensors, {"step": str(step)})
+    looks = _numbered(folder, "weights")
+    for other in looks:
+        if other > step or other in [s for s in looks if s <= step][:-kept]:
+            looks[other].unlink(missing_ok=True)
+
+
+def mean_weights(folder: Path, step: int) -> dict[str, Tensor]:
+    """The mean of the weights that save_weights() kept up to a step (Vaswani et al. 2017, section 6.1)."""
+    total: dict[str, Tensor] = {}
+    files = [path for at, path in _numbered(folder, "weights").items() if at <= step]
+    for path in files:
+        stored = _open(path)
+        for name in stored.keys():  # noqa: SIM118  (the file is no mapping)
+            value = stored.get_tensor(name).double()
+            total[name] = total[name] + value if name in total else value
+    return {name: (value / len(files)).float() for name, value in total.items()}
+
+
 def _load_whole(path: Path) -> tuple[dict[str, Tensor], dict]:
     file = _open(path)
     names: list[str] = list(file.keys())
@@ -207,8 +242,12 @@ def _load_whole(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 def _states(folder: Path) -> dict[int, Path]:
     """Saved states by step, oldest first."""
-    found = {int(p.stem.removeprefix("state-")): p for p in Path(folder).glob("state-*.safetensors")
-             if p.stem.removeprefix("state-").isdigit()}
+    return _numbered(folder, "state")
+
+
+def _numbered(folder: Path, kind: str) -> dict[int, Path]:
+    found = {int(p.stem.removeprefix(f"{kind}-")): p for p in Path(folder).glob(f"{kind}-*.safetensors")
+             if p.stem.removeprefix(f"{kind}-").isdigit()}
     return dict(sorted(found.items()))
 
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from klieg import maps, shell
+from klieg import maps, shell, translating
 from klieg.errors import KliegError
 from klieg.shell import Language
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from klieg.generate import Sampling
     from klieg.trace import Trace
+    from klieg.train import Trainer
 
 app = typer.Typer(help="Look into Transformers: exact attention, every number of it real.", add_completion=False,
                   rich_markup_mode=None)
@@ -43,6 +48,9 @@ def main() -> None:
 def explain(
     text: Annotated[str, typer.Argument(help="The text to look into; - reads standard input.")],
     model: Model = "chat",
+    to: Annotated[str | None, typer.Option(help="Language of a translator's target, where it has several.")] = None,
+    target: Annotated[str | None, typer.Option(help="Target to look into; by default what the translator finds.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Of a translator: encoder, self (the decoder's own) or cross.")] = None,
     layer: Annotated[int | None, typer.Option(help="Layer to open, from 0; by default the most certain head's.")] = None,
     head: Annotated[int | None, typer.Option(help="Head to open, from 0.")] = None,
     token: Annotated[int | None, typer.Option(help="Token whose view is taken, from 0; by default the last.")] = None,
@@ -60,6 +68,8 @@ def explain(
     """Show where every head looks, and the arithmetic of each number."""
     language = shell.language(lang)
     shell.one_of("scale", scale, ["linear", "log", "no-first"])
+    if kind is not None:
+        shell.one_of("kind", kind, ["encoder", "self", "cross"])
     place = _place(cell) if cell is not None else None
     files = {kind: path for kind, path in {"json": json_file, "svg": svg, "png": png, "html": html, "save": save}.items()
              if path is not None}
@@ -68,16 +78,17 @@ def explain(
     from klieg.views.focus import focus
     from klieg.watch import trace
 
-    found = trace(model, given, cut=cut)
-    focus(found, layer, head, token)  # refuses what is not there, also where the export does not need it
-    card = found.cell(*place) if place is not None else None
-    _export(found, layer, head, token, scale, dark, language, files)
+    found = trace(model, given, target=target, to=to, cut=cut)
+    opened = {"layer": layer, "head": head, "token": token, "kind": kind}
+    focus(found, **opened)  # refuses what is not there, also where the export does not need it
+    card = found.cell(*place, kind=kind or found.kind) if place is not None else None
+    _export(found, opened, scale, dark, language, files)
     if card is not None:
         from klieg.views.arithmetic import arithmetic
         shell.console().print(arithmetic(card, language=language))
     elif not files:
         from klieg.views.terminal import screen
-        shell.console().print(screen(found, layer, head, token, scale=scale, language=language))
+        shell.console().print(screen(found, **opened, scale=scale, language=language))
 
 
 def _one_output(files: dict[str, Path], card: bool) -> None:
@@ -89,19 +100,18 @@ def _one_output(files: dict[str, Path], card: bool) -> None:
         raise KliegError(f"{' and '.join(there + ['--cell'] * card)} would run together on standard output; name files.")
 
 
-def _export(found: Trace, layer: int | None, head: int | None, token: int | None, scale: str, dark: bool, language: str,
-            files: dict[str, Path]) -> None:
+def _export(found: Trace, opened: dict, scale: str, dark: bool, language: str, files: dict[str, Path]) -> None:
     """Make what was asked for, then write it."""
     from klieg.views.figures import page
     from klieg.views.palette import DARK, LIGHT
 
     def made(kind: str) -> bytes:
         if kind == "json":
-            return _json(found, layer, head, token).encode()
+            return _json(found, opened).encode()
         if kind == "html":
             return _page(found)
         theme = DARK if dark else LIGHT
-        return shell.drawn(page(found, layer, head, token, scale=scale, theme=theme, language=language), kind)
+        return shell.drawn(page(found, **opened, scale=scale, theme=theme, language=language), kind)
 
     shell.deliver({path: made(kind) for kind, path in files.items() if kind != "save"})
     if "save" in files:
@@ -109,10 +119,10 @@ def _export(found: Trace, layer: int | None, head: int | None, token: int | None
         print(f"wrote {files['save']}", file=sys.stderr)
 
 
-def _json(found: Trace, layer: int | None, head: int | None, token: int | None) -> str:
+def _json(found: Trace, opened: dict) -> str:
     from klieg.views.summary import summary
 
-    return json.dumps(summary(found, layer, head, token), ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(summary(found, **opened), ensure_ascii=False, indent=1) + "\n"
 
 
 def _page(found: Trace) -> bytes:
@@ -124,6 +134,9 @@ def _page(found: Trace) -> bytes:
 app.command("map")(maps.map_text)
 app.command()(maps.heads)
 app.command()(maps.zoom)
+app.command()(translating.translate)
+app.command()(translating.evaluate)
+app.command()(translating.align)
 
 
 @app.command()
@@ -177,33 +190,98 @@ def _ask() -> str:
 
 
 @app.command()
+def fill(
+    text: Annotated[str, typer.Argument(help="A text with [MASK] where tokens are to be found; - reads standard input.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A folder or a Hugging Face id of BERT's shape.")],
+    top: Annotated[int, typer.Option(min=1, help="Candidates for each [MASK].")] = 8,
+) -> None:
+    """Say what may stand at every [MASK] of a text."""
+    from rich.table import Table
+
+    from klieg import masked, models
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column, side in (("mask", "right"), ("candidate", "left"), ("probability", "right")):
+        table.add_column(column, justify=side, overflow="fold")
+    for place, guesses in enumerate(masked.fill(*models.load(model), shell.given(text), top)):
+        for guess in guesses:
+            table.add_row(str(place) if guess.rank == 1 else "", guess.token, f"{guess.p:.2%}")
+    shell.console().print(table)
+
+
+@app.command()
+def export(
+    to: Annotated[str, typer.Option(help="ctranslate2, gguf, huggingface or onnx.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Written whole or not at all.")],
+    model: Model = "chat",
+    quantization: Annotated[str, typer.Option(help="Of ctranslate2: none, int8, int16, float16, bfloat16, ...")] = "none",
+) -> None:
+    """Write a model for another program."""
+    from klieg.export import export as written
+
+    for line in written(model, to, out, quantization):
+        print(line, file=sys.stderr)
+    print(f"wrote {out}", file=sys.stderr)
+
+
+@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML file; see recipes/.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run, where it also goes on; by default runs/NAME.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder of texts; by default KLIEG_DATA.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads; by default all.")] = None,
+    shard: Annotated[bool, typer.Option("--shard", help="Spread a model that outgrows a card over the processes of "
+                                                        "torchrun.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what memory and time the run needs here.")] = False,
 ) -> None:
-    """Train a model by a recipe. Interrupt it at any time and give the same command to go on."""
+    """Train a model by a recipe. Interrupt it at any time and give the same command to go on.
+
+    Several processes share a run that is started with: torchrun --nproc-per-node 2 -m klieg train RECIPE
+    """
     import torch
 
+    from klieg.estimate import estimated
+    from klieg.parallel import group
     from klieg.recipe import read
-    from klieg.train import Trainer
-    from klieg.views.progress import watched
+    from klieg.train import Trainer, check
 
     found = read(recipe)
     folder = out or Path("runs") / found.name
     if threads:
         torch.set_num_threads(threads)
     console = shell.console(error=True)
-    trainer = Trainer(found, folder, data, lambda line: console.print(line, style="dim", soft_wrap=True))
+    with group(shard) as processes:
+        def say(line: str) -> None:
+            if processes.rank == 0:
+                console.print(line, style="dim", soft_wrap=True)
+
+        begun = bool(processes.sum(any(folder.glob("state-*"))))
+        if not begun and not estimate:
+            processes.lead(partial(check, found, folder, data))
+        if not begun or estimate:
+            needs = estimated(found, processes)
+            say(needs.line)
+            processes.lead(needs.check)
+        if not estimate:
+            _train(Trainer(found, folder, data, say, processes), console)
+
+
+def _train(trainer: Trainer, console: Console) -> None:
+    """To the last step; process 0 shows how it goes and draws the curve."""
+    from klieg.views.progress import watched
+
+    if trainer.group.rank:
+        deque(trainer.run(), maxlen=0)
+        return
     for progress in watched(trainer.run(), trainer.step, console):
         if progress.validation_loss is not None:
             try:
-                _curve(trainer.curve, folder / "loss.png")
+                _curve(trainer.curve, trainer.folder / "loss.png")
             except KliegError as e:  # a machine without fonts can still train
                 console.print(f"no picture of the loss: {e}", soft_wrap=True)
-    console.print(f"the model is in {folder / 'model'}; try: klieg generate \"Once upon a time\" --model {folder / 'model'}",
-                  soft_wrap=True)
+    asked = {"marian": 'translate "I love you"', "bert": 'fill "It was a [MASK] night"'}
+    ask, model = asked.get(trainer.recipe.model.model_type, 'generate "Once upon a time"'), trainer.folder / "model"
+    console.print(f"the model is in {model}; try: klieg {ask} --model {model}", soft_wrap=True)
 
 
 def _curve(curve: list, path: Path) -> None:
@@ -215,6 +293,21 @@ def _curve(curve: list, path: Path) -> None:
                              [(p.step, p.validation_loss) for p in curve if p.validation_loss is not None]))
     with atomic(path) as part:
         part.write_bytes(body)
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="wmt14-en-de, wmt14-en-fr or multi30k.")],
+    out: Annotated[Path, typer.Option(help="Folder of texts, as docs/data.md lays it out.")] = Path("texts"),
+) -> None:
+    """Fetch public parallel texts and check them. Interrupt it at any time and give the same command to go on."""
+    from klieg.download import download
+    from klieg.views.progress import counted
+
+    console = shell.console(error=True)
+    with counted(name, console) as step:
+        place = download(name, out, lambda file, done, size: step(done // 2**20, size // 2**20))
+    console.print(f"the texts are in {place}; name them by: klieg train RECIPE --data {out}", soft_wrap=True)
 
 
 @bench.command("attention")
@@ -257,9 +350,10 @@ def serve(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     lang: Language = None,
 ) -> None:
-    """Open the Explorer in the browser: a text, its heads, their maps."""
+    """Open the Explorer in the browser: heads and their maps."""
     from klieg import models
     from klieg.explorer.server import serve as run
+    from klieg.translate import languages
     from klieg.views.wire import wire
     from klieg.watch import trace
 
@@ -267,10 +361,12 @@ def serve(
     names = model or models.bundled()
     loaded = {names[0]: models.load(names[0])}
 
-    def traced(name: str, text: str) -> dict:
+    def traced(name: str, text: str, to: str | None) -> dict:
         if name not in loaded:
             loaded[name] = models.load(name)
-        return wire(trace(loaded[name], text, name=name))
+        known = list(languages(loaded[name][1]))
+        to = to or next(iter(known), None)   # the page shows which one it is, and offers the others
+        return {**wire(trace(loaded[name], text, to=to, name=name)), "languages": known, "to": to}
 
     run(names, traced, port, browser, language, lambda line: shell.write(f"{line}\n"))
     raise KeyboardInterrupt  # nothing else ends it

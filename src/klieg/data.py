@@ -1,10 +1,7 @@
-"""Texts for training: named public corpora, a user's own files, and rows packed from both.
+"""Texts for training: named public corpora and a user's own files.
 
-A corpus is read from a folder (`KLIEG_DATA` or `--data`), cut into documents, encoded once,
-and laid end to end in a new order every epoch. A row is the next `context` tokens of that
-stream, whatever documents they belong to; the documents' numbers travel with the row so that
-they do not see each other. The row of any step follows from the seed and the step alone,
-which is what lets an interrupted training go on exactly where it was.
+A corpus is read from a folder (`KLIEG_DATA` or `--data`) and cut into documents. One in a hundred is
+held out, chosen by its own text.
 """
 
 from __future__ import annotations
@@ -17,12 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from klieg.errors import KliegError, nearest
-from klieg.tokenizers import Tokenizer
 
 VALIDATION_SHARE = 100  # one document in so many is kept for validation
 
@@ -125,79 +117,3 @@ class Source:
 def is_validation(document: str) -> bool:
     """Whether a document is held out: by its own text, so that repeats and reorderings agree."""
     return zlib.crc32(document.encode("utf-8")) % VALIDATION_SHARE == 0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """ids (b, i) and their targets (b, i), int64; -100 where there is nothing to predict; documents (b, i)."""
-
-    ids: Tensor
-    targets: Tensor
-    documents: Tensor
-
-    @property
-    def positions(self) -> Tensor:
-        """Each token's place in its own document: (b, i)."""
-        slot = torch.arange(self.ids.shape[1])
-        starts = torch.where(self.documents.diff(dim=1, prepend=self.documents[:, :1] - 1) != 0, slot, 0)
-        return slot - starts.cummax(dim=1).values
-
-
-class Corpus:
-    """Encoded documents of several sources, and the rows packed from them."""
-
-    def __init__(self, documents: list[np.ndarray], repeats: np.ndarray, bos: int, context: int, seed: int) -> None:
-        """documents: token ids that start with `bos`; repeats (n,): how often each occurs in an epoch."""
-        if not documents or sum(map(len, documents)) <= context:
-            raise KliegError(f"the texts, or the hundredth of their documents that is held out, hold less than one row of "
-                             f"{context} tokens; add text, set documents apart by blank lines, or shorten `context`.")
-        self._tokens = np.concatenate(documents)
-        self._starts = np.concatenate([[0], np.cumsum([len(d) for d in documents])])
-        self._repeats, self._bos, self._context, self._seed = repeats, bos, context, seed
-        self._epoch: tuple[int, np.ndarray] = (-1, self._tokens[:0])
-
-    @property
-    def tokens(self) -> int:
-        """Distinct tokens of text, repeats not counted."""
-        return len(self._tokens)
-
-    def _stream(self, epoch: int) -> np.ndarray:
-        """All documents of an epoch, shuffled, end to end. The fraction of a repeat is drawn anew."""
-        if self._epoch[0] != epoch:
-            rng = np.random.default_rng((self._seed, epoch))
-            whole = np.floor(self._repeats + rng.random(len(self._repeats))).astype(np.int64)
-            order = rng.permutation(np.repeat(np.arange(len(whole)), whole))
-            stream = np.concatenate([self._tokens[self._starts[d]:self._starts[d + 1]] for d in order])
-            self._epoch = (epoch, stream)
-        return self._epoch[1]
-
-    def rows(self, first: int, count: int) -> Batch:
-        """Rows `first` to `first + count` of the endless series of epochs."""
-        picked, epoch = [], 0
-        while len(picked) < count:
-            stream = self._stream(epoch)
-            here = (len(stream) - 1) // self._context
-            while first < here and len(picked) < count:
-                picked.append(stream[first * self._context:(first + 1) * self._context + 1])
-                first += 1
-            first, epoch = first - here, epoch + 1
-        return self._batch(np.stack(picked).astype(np.int64))
-
-    def _batch(self, rows: np.ndarray) -> Batch:
-        ids, targets = torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:].copy())
-        targets[targets == self._bos] = -100
-        return Batch(ids.contiguous(), targets, (ids == self._bos).cumsum(1))
-
-
-def encode(sources: list[Source], tokenizer: Tokenizer, context: int, seed: int,
-           data: str | None = None) -> tuple[Corpus, Corpus]:
-    """Training and validation corpora of a mixture. Every document becomes bos + text + eos."""
-    parts: dict[bool, tuple[list[np.ndarray], list[float]]] = {False: ([], []), True: ([], [])}
-    for source in sources:
-        texts = list(source.documents(data))
-        for text, ids in zip(texts, tokenizer.encode_all(texts), strict=True):
-            held_out = is_validation(text)
-            documents, repeats = parts[held_out]
-            documents.append(np.array([tokenizer.bos, *ids, tokenizer.eos], dtype=np.uint32))
-            repeats.append(1.0 if held_out else source.repeat)
-    return tuple(Corpus(d, np.array(r), tokenizer.bos, context, seed) for d, r in (parts[False], parts[True]))

@@ -30,8 +30,6 @@ class Foreign:
     name: str
     model: PreTrainedModel
     tokenizer: Tokenizer
-    closing: list[int]
-    """The marks that the tokenizer puts after a text."""
 
     @property
     def positions(self) -> int | None:
@@ -57,11 +55,11 @@ class Foreign:
         """The ids of a text, of its first `most` tokens; KliegError if the model has no positions for them."""
         check_text(text)
         positions = self.positions
-        room = len(text) + 2 if positions is None else positions - len(self.closing)
+        room = len(text) + 2 if positions is None else positions - len(self.tokenizer.closing)
         if most is not None and most <= room:
             return self.tokenizer.fitting(text, most, cut=True)
         offer = f", or take its first tokens only with --tokens {positions}"
-        return [*self.tokenizer.fitting(text, room, offer=offer), *self.closing]
+        return [*self.tokenizer.fitting(text, room, offer=offer), *self.tokenizer.closing]
 
     @torch.no_grad()
     def run(self, ids: list[int]) -> None:
@@ -99,7 +97,7 @@ def load(name: str) -> Foreign:
     if missing:
         raise KliegError(f"{folder}: the weights lack {sorted(missing)[0]} ({len(missing)} in all), and transformers would "
                          "make them up; they belong to another config.")
-    return Foreign(name, model.eval().requires_grad_(False), tokenizer, _closing(folder))
+    return Foreign(name, model.eval().requires_grad_(False), tokenizer)
 
 
 def _class(transformers: object, folder: Path, config: dict) -> tuple[type, type]:
@@ -117,12 +115,3 @@ def _class(transformers: object, folder: Path, config: dict) -> tuple[type, type
         raise KliegError(f"{folder} says its architecture is {name!r}, which transformers {transformers.__version__} does not "
                          "have; code that comes with a model is not run.")
     return transformers.CONFIG_MAPPING[kind], made
-
-
-def _closing(folder: Path) -> list[int]:
-    """The marks that the tokenizer itself puts after a text."""
-    from tokenizers import Tokenizer as Backend
-
-    encoding = Backend.from_file(str(folder / "tokenizer.json")).encode("a", add_special_tokens=True)
-    last = next((n for n, mark in enumerate(reversed(encoding.special_tokens_mask)) if not mark), 0)
-    return encoding.ids[len(encoding.ids) - last:] if last else []

@@ -32,6 +32,8 @@ class Observation:
     mask: Mask
     scale: float
     attention: Attention
+    kind: str = "self"
+    """"self" in a decoder or in the only stack, "encoder", or "cross" for a decoder's look at its encoder."""
 
 
 Observer = Callable[[Observation], None]

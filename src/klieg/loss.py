@@ -3,46 +3,121 @@
 A vocabulary of 8,000 pieces makes the logits the largest tensor of a training step, four
 times over with their softmax and gradients. Here a chunk of tokens is turned into logits,
 its loss *and* its gradient while it is still in the processor's cache, and forgotten: the
-gradient of cross-entropy, softmax minus one-hot, needs nothing from later.
+gradient of cross-entropy, softmax minus the wanted distribution, needs nothing from later.
 """
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
+
+from klieg.library import native
 
 CHUNK = 512  # tokens whose logits are held at once
 
 
+@cache
+def _native() -> Callable | None:
+    """The native pass over logits; None where there is no native library."""
+    library = native()
+    if library is None:
+        return None
+    library.klieg_loss.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64, ctypes.c_float, ctypes.c_int]
+    library.klieg_loss.restype = None
+    return library.klieg_loss
+
+
+def _turned(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """The sum of the losses; the logits (n, vocabulary) become its gradient."""
+    run = _native()
+    if run is not None and logits.device.type == "cpu":
+        losses = torch.empty(len(targets))
+        run(logits.data_ptr(), targets.data_ptr(), losses.data_ptr(), *logits.shape, smoothing, torch.get_num_threads())
+        return losses.sum()
+    share, rows = smoothing / logits.shape[1], torch.arange(len(targets), device=logits.device)
+    lse = logits.logsumexp(1)
+    total = (lse - (1 - smoothing) * logits[rows, targets] - share * logits.sum(1)).sum()
+    logits.sub_(lse[:, None]).exp_().sub_(share)
+    logits[rows, targets] -= 1 - smoothing
+    return total
+
+
 class _TokenLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         kept = (targets >= 0).nonzero().squeeze(1)
         total = hidden.new_zeros((), dtype=torch.float32)
-        grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros(weight.shape, dtype=torch.float32)
+        grad_hidden = torch.zeros_like(hidden)
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for picked in kept.split(CHUNK):
-            h, target = hidden[picked], targets[picked]
+            h = hidden[picked]
             logits = (h @ weight.T).float()
-            p = torch.softmax(logits, dim=-1)
-            top = logits.max(dim=-1)
-            lse = top.values - p.gather(1, top.indices[:, None]).squeeze(1).log()
-            total += (lse - logits.gather(1, target[:, None]).squeeze(1)).sum()
-            p = p.to(weight.dtype)
-            p[torch.arange(len(picked)), target] -= 1
-            grad_hidden[picked] = p @ weight
-            grad_weight += p.T @ h
+            total += _turned(logits, targets[picked], smoothing)
+            grad = logits.to(weight.dtype)
+            grad_hidden[picked] = grad @ weight
+            grad_weight.addmm_(grad.T, h) if grad.dtype == torch.float32 else grad_weight.add_(grad.T @ h)
         ctx.save_for_backward(grad_hidden.div_(len(kept)), grad_weight.div_(len(kept)).to(weight.dtype))
         return total / len(kept)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad, grad_weight * grad, None
+        return grad_hidden * grad, grad_weight * grad, None, None
 
 
-def token_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy in nats of softmax(hidden weight^T) against targets.
 
-    hidden (n, width), weight (vocabulary, width), targets (n,), int64; negative targets do not count.
+    hidden (n, width), weight (vocabulary, width), targets (n,), int64; negative targets do not
+    count. A share `smoothing` of what is wanted is spread over the whole vocabulary (Szegedy et
+    al. 2015; Vaswani et al. 2017, section 5.4).
     """
-    return _TokenLoss.apply(hidden, weight, targets)
+    return _TokenLoss.apply(hidden, weight, targets, smoothing)
+
+
+class _TwinLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, twin: Tensor, weight: Tensor, targets: Tensor, smoothing: float, alpha: float) -> Tensor:
+        kept = (targets >= 0).nonzero().squeeze(1)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        streams = hidden, twin
+        grads = [torch.zeros_like(h) for h in streams]
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        share, scale = smoothing / len(weight), 1 / (2 * max(1, len(kept)))
+        for picked in kept.split(CHUNK):
+            target = targets[picked]
+            logs = [torch.log_softmax((h[picked] @ weight.T).float(), dim=-1) for h in streams]
+            apart = logs[0] - logs[1]
+            for side, log_p in enumerate(logs):
+                sign = 1 - 2 * side
+                p = log_p.exp()
+                divergence = (p * apart).sum(1, keepdim=True).mul_(sign)         # KL of this side from the other
+                total -= (1 - smoothing) * log_p.gather(1, target[:, None]).sum() + share * log_p.sum()
+                total += alpha / 2 * divergence.sum()
+                # d KL(p|q) = p (ln p - ln q - KL); d KL(q|p) = p - q, of which this side takes its own part.
+                grad = p - share
+                grad[torch.arange(len(picked), device=target.device), target] -= 1 - smoothing
+                grad += alpha / 2 * (p * (sign * apart - divergence) + p - logs[1 - side].exp())
+                grad = grad.to(weight.dtype)
+                grads[side][picked] = grad @ weight
+                grad_weight += grad.T @ streams[side][picked]
+        ctx.save_for_backward(*(g.mul_(scale) for g in grads), grad_weight.mul_(scale).to(weight.dtype))
+        return total * scale
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        first, second, grad_weight = ctx.saved_tensors
+        return first * grad, second * grad, grad_weight * grad, None, None, None
+
+
+def twin_loss(hidden: Tensor, twin: Tensor, weight: Tensor, targets: Tensor, smoothing: float, alpha: float) -> Tensor:
+    """R-Drop (Liang et al. 2021): two passes with different dropout, which should also agree.
+
+    Half of the paper's equation 4, so that it compares with token_loss(): the mean of that over both
+    passes, plus alpha / 4 times the mean over targets of KL(p|q) + KL(q|p). Shapes as in token_loss().
+    """
+    return _TwinLoss.apply(hidden, twin, weight, targets, smoothing, alpha)

@@ -1,7 +1,9 @@
-"""Decoders: Llama's shape and GPT-2's, with tensor names and config.json exactly Hugging Face's.
+"""Models by name: the shapes that Klieg builds, where their files are, how they are read and written.
 
-Any engine opens what is saved here, and what was saved elsewhere in these two shapes opens
-here; so Klieg trains and explains, and deploying is somebody else's good work.
+Three assemblies of the same parts: decoders (decoders.py), an encoder with a decoder
+(seq2seq.py), an encoder alone (encoders.py). Any engine opens what is saved here, and what
+was saved elsewhere in these shapes opens here; so Klieg trains and explains, and deploying
+is somebody else's good work.
 
     model, tokenizer = load("chat")
     logits = model(torch.tensor([tokenizer.encode("I love you")]))
@@ -13,148 +15,24 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from klieg import checkpoint, half
-from klieg.attention import Mask
-from klieg.cache import Cache
-from klieg.config import Config, GPT2Config, LlamaConfig, parse_config
+from klieg.config import BertConfig, Config, GPT2Config, LlamaConfig, MarianConfig, parse_config
+from klieg.decoders import GPT2, Decoder, Llama
+from klieg.encoders import Bert
 from klieg.errors import KliegError, first_line, nearest
-from klieg.layers import Context, Embedding, GPT2Block, Linear, LlamaBlock, Observer, RMSNorm, TransposedLinear, rotary
+from klieg.layers import Embedding, Linear, TransposedLinear
+from klieg.seq2seq import Marian
 from klieg.tokenizers import Tokenizer
 
+Model = Decoder | Marian | Bert
 
-class Decoder(nn.Module):
-    """What both decoders share: ids in, logits out, with an optional mask, cache and observer."""
-
-    config: Config
-    layers: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    positions: int
-
-    def forward(self, ids: Tensor, *, mask: Mask | None = None, positions: Tensor | None = None,
-                cache: Cache | None = None, observe: Observer | None = None, kernel: str | None = None) -> Tensor:
-        """ids (b, i), int64 -> logits (b, i, vocabulary).
-
-        `mask` comes on top of causality and covers all slots, cached ones included. `positions`
-        (b or 1, i) default to the slots; give them where texts are padded on the left or packed.
-        `observe` is called with an Observation for each layer, in order.
-        """
-        return self.head(self.hidden(ids, mask=mask, positions=positions, cache=cache, observe=observe, kernel=kernel))
-
-    def hidden(self, ids: Tensor, *, mask: Mask | None = None, positions: Tensor | None = None,
-               cache: Cache | None = None, observe: Observer | None = None, kernel: str | None = None) -> Tensor:
-        """The last residual stream, normed: (b, i, width); forward() without the vocabulary."""
-        start = cache.length if cache is not None else 0
-        if start + ids.shape[1] > self.positions:
-            raise KliegError(f"the text needs {start + ids.shape[1]} tokens and the model has {self.positions} "
-                             f"positions; cut the text to {self.positions} tokens.")
-        if positions is None:
-            positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
-        context = Context(Mask.causal() & (mask or Mask()), cache=cache, observe=observe, kernel=kernel)
-        x = self._stream(ids, positions, context)
-        if cache is not None:
-            cache.advance(ids.shape[1])
-        return x
-
-    def _stream(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
-        raise NotImplementedError
-
-    @property
-    def vocabulary(self) -> nn.Parameter:
-        """The matrix that turns the stream into logits: (vocabulary, width)."""
-        raise NotImplementedError
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """hidden (..., width) -> logits (..., vocabulary)."""
-        return half.linear(hidden, self.vocabulary)
-
-    def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
-        """An empty cache for `batch` texts; capacity defaults to all positions."""
-        p = self.vocabulary
-        return Cache(self.layers, batch, self.kv_heads, self.head_width, capacity or self.positions, device=p.device)
-
-    @property
-    def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.parameters())
+_MODELS: dict[type, type[nn.Module]] = {LlamaConfig: Llama, GPT2Config: GPT2, MarianConfig: Marian, BertConfig: Bert}
 
 
-class _LlamaStack(nn.Module):
-    def __init__(self, c: LlamaConfig) -> None:
-        super().__init__()
-        self.embed_tokens = Embedding(c.vocab_size, c.hidden_size)
-        self.layers = nn.ModuleList(
-            LlamaBlock(c.hidden_size, c.intermediate_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim,
-                       layer, c.rms_norm_eps, c.attention_bias, c.mlp_bias) for layer in range(c.num_hidden_layers))
-        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-
-
-class Llama(Decoder):
-    """RoPE, RMSNorm, SwiGLU, grouped heads."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.layers, self.heads = config.num_hidden_layers, config.num_attention_heads
-        self.kv_heads, self.head_width = config.num_key_value_heads, config.head_dim
-        self.positions = config.max_position_embeddings
-        self.model = _LlamaStack(config)
-        if not config.tie_word_embeddings:
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.register_buffer("frequencies", config.frequencies(), persistent=False)
-
-    def _stream(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
-        x = self.model.embed_tokens(ids)
-        context.rotation = rotary(positions, self.frequencies, x.dtype)
-        for block in self.model.layers:
-            x = block(x, context)
-        return self.model.norm(x)
-
-    @property
-    def vocabulary(self) -> nn.Parameter:
-        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-
-
-class _GPT2Stack(nn.Module):
-    def __init__(self, c: GPT2Config) -> None:
-        super().__init__()
-        self.wte = Embedding(c.vocab_size, c.n_embd)
-        self.wpe = Embedding(c.n_positions, c.n_embd)
-        self.h = nn.ModuleList(GPT2Block(c.n_embd, c.n_inner, c.n_head, layer, c.layer_norm_epsilon)
-                               for layer in range(c.n_layer))
-        self.ln_f = nn.LayerNorm(c.n_embd, c.layer_norm_epsilon)
-
-
-class GPT2(Decoder):
-    """Learned positions, pre-norm LayerNorm, GELU, every head with keys of its own."""
-
-    def __init__(self, config: GPT2Config) -> None:
-        super().__init__()
-        self.config = config
-        self.layers, self.heads, self.kv_heads = config.n_layer, config.n_head, config.n_head
-        self.head_width, self.positions = config.n_embd // config.n_head, config.n_positions
-        self.transformer = _GPT2Stack(config)
-        if not config.tie_word_embeddings:
-            self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
-
-    def _stream(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
-        x = self.transformer.wte(ids) + self.transformer.wpe(positions)
-        for block in self.transformer.h:
-            x = block(x, context)
-        return self.transformer.ln_f(x)
-
-    @property
-    def vocabulary(self) -> nn.Parameter:
-        return self.transformer.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
-
-
-_MODELS: dict[type, type[Decoder]] = {LlamaConfig: Llama, GPT2Config: GPT2}
-
-
-def outline(config: Config) -> Decoder:
-    """A decoder whose matrices hold whatever the memory held: to be filled, or asked for its shape."""
+def outline(config: Config) -> Model:
+    """A model whose matrices hold whatever the memory held: to be filled, or asked for its shape."""
     try:
         return _MODELS[type(config)](config)
     except RuntimeError as e:
@@ -162,12 +40,21 @@ def outline(config: Config) -> Decoder:
 
 
 @torch.no_grad()
-def build(config: Config) -> Decoder:
-    """A decoder with first weights: normal with standard deviation 0.02, biases zero."""
+def build(config: Config) -> Model:
+    """A model with first weights.
+
+    Decoders and BERT: normal with standard deviation 0.02. The model of 2017: Glorot's uniform matrices, and
+    embeddings of standard deviation 1/sqrt(width), which its scale brings to one. Biases are zero.
+    """
     model = outline(config)
     for module in model.modules():
         if isinstance(module, Linear | Embedding | TransposedLinear):
-            module.weight.normal_(std=0.02)
+            if not isinstance(model, Marian):
+                module.weight.normal_(std=0.02)
+            elif isinstance(module, Embedding):
+                module.weight.normal_(std=config.d_model ** -0.5)
+            else:
+                nn.init.xavier_uniform_(module.weight)
             if getattr(module, "bias", None) is not None:
                 module.bias.zero_()
     return model
@@ -207,12 +94,12 @@ def _download(name: str) -> Path:
                          f"no folder of that name is here either.") from None
 
 
-def load(name: str) -> tuple[Decoder, Tokenizer]:
+def load(name: str) -> tuple[Model, Tokenizer]:
     """The model and its tokenizer, ready for inference: it computes in float32, whatever its matrices are kept in."""
     folder = find(name)
     config = parse_config(checkpoint.read_config(folder), str(folder / "config.json"))
     model = outline(config)
-    keep = half.worthwhile if isinstance(model, Llama) else lambda matrix: False
+    keep = half.worthwhile if isinstance(model, Llama | Marian) else lambda matrix: False
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     model.load_state_dict(checkpoint.read_tensors(folder, shapes, keep=keep), assign=True)
     tokenizer = Tokenizer.load(folder)
@@ -221,12 +108,12 @@ def load(name: str) -> tuple[Decoder, Tokenizer]:
     return model.eval().requires_grad_(False), tokenizer
 
 
-def save(folder: Path, model: Decoder, tokenizer: Tokenizer, extra: dict[str, str | bytes] | None = None,
+def save(folder: Path, model: Model, tokenizer: Tokenizer, extra: dict[str, str | bytes] | None = None,
          dtype: torch.dtype = torch.float32) -> None:
     """Write a folder that transformers opens: config.json, model.safetensors, tokenizer.json."""
     names = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
     config = {"architectures": [model.config.architecture], "model_type": model.config.model_type,
-              **model.config.to_json(), "dtype": names[dtype], "bos_token_id": tokenizer.bos,
-              "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
+              "bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad,
+              **model.config.to_json(), "dtype": names[dtype]}
     tensors = {key: value.detach().to(dtype).contiguous() for key, value in model.state_dict().items()}
     checkpoint.save(folder, tensors, config, {**tokenizer.files(), **(extra or {})})

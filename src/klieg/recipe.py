@@ -11,29 +11,27 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
-from klieg.config import LARGEST, Config, LlamaConfig, parse_config
+from klieg.config import LARGEST, BertConfig, Config, GPT2Config, MarianConfig, parse_config
 from klieg.data import Source
 from klieg.errors import KliegError, first_line, nearest
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
-    """The [train] table."""
+    """The [train] table: what every kind of model has."""
 
     steps: int
     """Optimizer steps in all."""
-    batch: int
-    """Rows of one forward pass."""
-    context: int
-    """Tokens a row."""
     accumulate: int = 1
-    """Forward passes summed into one step."""
+    """Forward passes summed into one step; several processes share them."""
     learning_rate: float = 1e-3
     """Its peak, reached after the warm-up."""
     final_learning_rate: float = 1e-4
     """Where the cosine ends."""
+    schedule: str = "cosine"
+    """After the warm-up: half a cosine, or inverse-sqrt (Vaswani et al. 2017, section 5.3)."""
     warmup: int = 100
     """Steps of linear warm-up from zero."""
     weight_decay: float = 0.1
@@ -42,6 +40,8 @@ class Training:
     """AdamW's decay of the mean of gradients."""
     beta2: float = 0.95
     """AdamW's decay of the mean of squared gradients."""
+    epsilon: float = 1e-8
+    """What AdamW adds to the root of the mean of squared gradients."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     precision: str = "fp32"
@@ -49,13 +49,77 @@ class Training:
     compile: bool = False
     """Fuse the step with torch.compile (needs a C++ compiler, pays after some minutes)."""
     seed: int = 0
-    """Of the first weights and the order of the texts."""
+    """Of the first weights, the dropout and the order of the texts."""
     validate_every: int = 250
     """Steps between looks at the held-out texts."""
-    validation_rows: int = 64
-    """Rows of such a look."""
     checkpoint_every: int = 100
     """Steps that a crash can cost at most."""
+    average: int = 1
+    """The model is the mean of the weights of so many last looks; 1: the last weights."""
+    patience: int = 0
+    """Stop after so many looks without a better one (BLEU, or the loss where there is none); 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowTraining(Training):
+    """[train] of a decoder: rows of the texts laid end to end."""
+
+    batch: int
+    """Rows of one forward pass."""
+    context: int
+    """Tokens a row."""
+    validation_rows: int = 64
+    """Rows of a look at the held-out texts."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step reads."""
+        return self.batch * self.accumulate * self.context
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskTraining(RowTraining):
+    """[train] of an encoder: such rows, with some of their tokens hidden."""
+
+    mask_share: float = 0.15
+    """Share of the tokens that are to be named (Devlin et al. 2019, section 3.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTraining(Training):
+    """[train] of a translator: pairs of like length."""
+
+    batch_tokens: int
+    """Tokens of one forward pass, padding included, on each side."""
+    longest: int = 256
+    """A pair with more tokens on a side is left out."""
+    label_smoothing: float = 0.1
+    """Share of what is wanted that is spread over the vocabulary (section 5.4)."""
+    r_drop: float = 0.0
+    """Weight of the agreement of two passes with different dropout (Liang et al. 2021); 0: one pass."""
+    bpe_dropout: float = 0.0
+    """Share of merges that are left out while training (Provilkov et al. 2020)."""
+    validation_pairs: int = 1000
+    """Held-out pairs of each entry and direction that are looked at."""
+    bleu: str = ""
+    """sacreBLEU's tokenizer for validation; by default 13a, and zh for Chinese. `none` for texts that are tokenised."""
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """One part of a mixture of parallel texts: a corpus by name, or the files NAME.en and NAME.de."""
+
+    name: str
+    source: str
+    """Language of one side, as the files are called: en, de ..."""
+    target: str
+    """Language of the other."""
+    both: bool = False
+    """Train the other direction too."""
+    repeat: float = 1.0
+    """How often an epoch has it."""
+    validation: str = ""
+    """Held-out files, as `name`; by default one pair in a hundred is held out."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +129,8 @@ class Recipe:
     name: str
     model: Config
     pieces: int
-    sources: tuple[Source, ...]
+    sources: tuple[Source, ...] | tuple[PairSource, ...]
     train: Training
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.train.batch * self.train.accumulate * self.train.context
 
 
 def read(path: str | Path) -> Recipe:
@@ -92,22 +152,33 @@ def read(path: str | Path) -> Recipe:
         raise KliegError(f"{path} [tokenizer]: pieces is {pieces!r}; it must be a whole number from 260 (256 bytes and the "
                          f"marks) to {LARGEST:,}.")
     model = _model({**raw["model"], "vocab_size": pieces}, f"{path} [model]")
-    train = _table(Training, raw["train"], f"{path} [train]")
-    if train.precision not in ("fp32", "bf16"):
-        raise KliegError(f"{path} [train]: precision is {train.precision!r}; it is fp32 or bf16.")
-    positions = model.max_position_embeddings if isinstance(model, LlamaConfig) else model.n_positions
-    if train.context > positions:
-        raise KliegError(f"{path} [train]: context is {train.context} and the model has {positions} positions; shorten it "
-                         "or give the model more.")
+    entry, settings = _KINDS.get(type(model), (Source, RowTraining))
+    train = _train(settings, raw["train"], f"{path} [train]", model)
     data = raw.get("data")
     if not isinstance(data, list) or not data or not all(isinstance(entry, dict) for entry in data):
         raise KliegError(f"{path}: [[data]] must name at least one text.")
-    sources = tuple(_table(Source, entry, f"{path} [[data]]") for entry in data)
+    sources = tuple(_table(entry, table, f"{path} [[data]]") for table in data)
     return Recipe(path.stem, model, pieces, sources, train)
+
+
+def _train(settings: type[T], raw: dict, where: str, model: Config) -> T:
+    train = _table(settings, raw, where)
+    for name, valid in (("precision", ("fp32", "bf16")), ("schedule", ("cosine", "inverse-sqrt"))):
+        if getattr(train, name) not in valid:
+            raise KliegError(f"{where}: {name} is {getattr(train, name)!r}; it is {' or '.join(valid)}.")
+    positions = model.n_positions if isinstance(model, GPT2Config) else model.max_position_embeddings
+    name = "longest" if isinstance(train, PairTraining) else "context"
+    if getattr(train, name) > positions:
+        raise KliegError(f"{where}: {name} is {getattr(train, name)} and the model has {positions} positions; shorten it "
+                         "or give the model more.")
+    return train
 
 
 def _model(raw: dict, where: str) -> Config:
     """The [model] table holds the fields of config.json; here, unlike there, a stranger is a mistake."""
+    if raw.get("model_type") == "marian":
+        # The marks are where tokenizers.train() puts them; the paper scales embeddings.
+        raw = {"pad_token_id": 2, "eos_token_id": 1, "decoder_start_token_id": 2, "scale_embedding": True, **raw}
     config = parse_config(raw, where)
     _known(raw, [f.name for f in fields(config)] + ["model_type", *config.required], where)
     return config
@@ -138,7 +209,11 @@ def _table(cls: type[T], raw: dict, where: str) -> T:
     return cls(**raw)
 
 
+# What the [[data]] and [train] tables of a model say; a decoder's are Source and RowTraining.
+_KINDS = {MarianConfig: (PairSource, PairTraining), BertConfig: (Source, MaskTraining)}
+
 _POSITIVE = ("steps", "batch", "context", "accumulate", "learning_rate", "clip", "validate_every", "validation_rows",
-             "checkpoint_every", "repeat")
+             "checkpoint_every", "repeat", "epsilon", "average", "batch_tokens", "longest", "validation_pairs", "mask_share")
 _MOST = {"batch": 2**16, "accumulate": 2**16, "beta1": 0.9999999, "beta2": 0.9999999, "learning_rate": 1000.0,
-         "final_learning_rate": 1000.0, "repeat": 1000.0, "seed": 2**63 - 1, "steps": 2**31}
+         "final_learning_rate": 1000.0, "repeat": 1000.0, "seed": 2**63 - 1, "steps": 2**31, "label_smoothing": 0.99,
+         "bpe_dropout": 0.99, "average": 1000, "mask_share": 0.99}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from klieg.labels import labels, mark
 if TYPE_CHECKING:
     import tokenizers
 
+MASK = "[MASK]"      # stands for a token that is to be found; see masked.py
 LONGEST_PIECE = 128  # characters; a text of more than this many for each position need not be encoded to be too long
 
 # Where a text may be cut before merging: contractions, single Chinese characters (a map wants a
@@ -40,27 +41,36 @@ _USUAL = {"bos": ("<s>", "<bos>", "<|begin_of_text|>", "[CLS]"),
           "pad": ("<pad>", "<|pad|>", "[PAD]")}
 
 
-def train(texts: Iterator[str], size: int, specials: tuple[str, str, str] = ("<s>", "</s>", "<pad>")) -> Tokenizer:
+def train(texts: Iterable[str], size: int, specials: tuple[str, str, str] = ("<s>", "</s>", "<pad>"),
+          marks: Sequence[str] = (), opened: bool = True, closed: bool = False) -> Tokenizer:
     """Byte-level BPE of at most `size` pieces, the specials (begin, end, padding) being ids 0, 1 and 2.
 
-    All 256 bytes are pieces, so there is no unknown token and every text comes back exactly.
+    Further `marks` follow them. An `opened` text begins with the first special, a `closed` one ends with
+    the second: a decoder's texts are opened, a translator's closed, an encoder's both. All 256 bytes are
+    pieces, so there is no unknown token and every text comes back exactly.
     The same texts in the same order give the same tokenizer.
     """
-    from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
     from tokenizers import Tokenizer as Backend
 
-    if size < 256 + len(specials):
-        raise KliegError(f"{size} pieces are too few; a tokenizer needs 256 bytes and {len(specials)} marks.")
+    count = len(specials) + len(marks)
+    if size < 256 + count:
+        raise KliegError(f"{size} pieces are too few; a tokenizer needs 256 bytes and {count} marks.")
     backend = Backend(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_WORDS), "isolated"), byte_level])
     backend.decoder = decoders.ByteLevel()
+    # The space before a mask belongs to the word that it hides.
+    further = [AddedToken(mark, lstrip=mark == MASK, normalized=False, special=True) for mark in marks]
     backend.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=size, min_frequency=2, special_tokens=list(specials), show_progress=False,
+        vocab_size=size, min_frequency=2, special_tokens=[*specials, *further], show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
+    frame = [(specials[n], n) for n, wanted in enumerate((opened, closed)) if wanted]
+    single = " ".join([specials[0]] * opened + ["$A"] + [specials[1]] * closed)
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{specials[0]} $A", pair=f"{specials[0]} $A {specials[0]} $B", special_tokens=[(specials[0], 0)])
+        single=single, pair=f"{single} {single.replace('$A', '$B')}", special_tokens=frame)
     names = dict(zip(("bos_token", "eos_token", "pad_token"), specials, strict=True))
+    names |= {"mask_token": MASK} if MASK in marks else {}
     return Tokenizer(backend, {"tokenizer_class": "PreTrainedTokenizerFast", **names,
                                "clean_up_tokenization_spaces": False})
 
@@ -195,6 +205,23 @@ class Tokenizer:
         """Whether the space before a text's first word is the tokenizer's own addition."""
         adds = '"Strip"' in self._decoder_state or '"Metaspace"' in self._decoder_state
         return self._kind == "word piece" or (adds and '"never"' not in self._decoder_state)
+
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The tokenizer of the `tokenizers` library."""
+        return self._backend
+
+    @cached_property
+    def marks(self) -> dict[str, int]:
+        """All marks by their characters."""
+        return {content: id for id, content in self._specials.items()}
+
+    @cached_property
+    def closing(self) -> list[int]:
+        """The marks that the tokenizer itself puts after a text."""
+        encoding = self._backend.encode("a", add_special_tokens=True)
+        last = next((n for n, is_mark in enumerate(reversed(encoding.special_tokens_mask)) if not is_mark), 0)
+        return encoding.ids[len(encoding.ids) - last:] if last else []
 
     @cached_property
     def _opening(self) -> list[int]:

@@ -215,9 +215,21 @@ class Call:
         return slice(batch, batch + 1), slice(head, head + 1)
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a translator's encoder read: the text, and its ids and labels with the marks before and after it."""
+
+    text: str
+    ids: list[int]
+    tokens: list[str]
+
+
 @dataclass(eq=False)
 class Trace:
-    """One pass of a model over one text: `trace[layer]` is that layer's Call, `trace[layer, "cross"]` that of another kind."""
+    """One pass of a model over one text: `trace[layer]` is that layer's Call, `trace[layer, "cross"]` that of another kind.
+
+    Of a translator, text, ids and tokens are the target as its decoder reads it: the start mark first, and no end mark.
+    """
 
     model: str
     text: str
@@ -228,6 +240,8 @@ class Trace:
     """(m, vocabulary), float32, of the last m tokens; a watched model keeps few of them."""
     vocabulary: Sequence[str]
     """The label of every id."""
+    source: Source | None = None
+    """What the encoder of a translator read."""
     certificate: Certificate = field(init=False)
 
     def __post_init__(self) -> None:
@@ -237,10 +251,31 @@ class Trace:
         self.certificate.check(f"the trace of {self.model!r}")
 
     @property
-    def stack(self) -> list[Call]:
-        """The calls that views show: a decoder's own, or those of the only stack."""
-        return [call for call in self.calls if call.kind == "self"] or self.calls
+    def kind(self) -> str:
+        """The kind of attention that views show first: a translator's look at its source, else a decoder's own, or the only."""
+        if self.source is not None:
+            return "cross"
+        return "self" if any(call.kind == "self" for call in self.calls) else self.calls[0].kind
 
+    def of(self, kind: str | None = None) -> list[Call]:
+        """The calls of one kind, layer by layer; by default those that views show first."""
+        kind = kind or self.kind
+        found = [call for call in self.calls if call.kind == kind]
+        if not found:
+            kinds = ", ".join(repr(kind) for kind in dict.fromkeys(call.kind for call in self.calls))
+            raise KliegError(f"there is no attention of kind {kind!r}; the trace has {kinds}.")
+        return found
+
+    def axes(self, call: Call) -> tuple[list[str], list[str]]:
+        """The labels of a call's queries and those of its keys; empty for a text that the trace does not have."""
+        read = self.tokens
+        if call.kind != "self" and self.source is not None:
+            read = self.source.tokens
+        elif call.kind != "self" and any(other.kind == "self" for other in self.calls):
+            read = []
+        return (self.tokens if call.kind == "cross" else read), read
+
+    stack = property(lambda self: self.of())
     layers = property(lambda self: len(self.stack))
     heads = property(lambda self: self.stack[0].heads)
     kv_heads = property(lambda self: self.stack[0].kv_heads)
@@ -258,10 +293,7 @@ class Trace:
         found = next((call for call in self.calls if (call.layer, call.kind) == (layer, kind)), None)
         if found is not None:
             return found
-        there = [call.layer for call in self.calls if call.kind == kind]
-        if not there:
-            kinds = ", ".join(repr(kind) for kind in dict.fromkeys(call.kind for call in self.calls))
-            raise KliegError(f"there is no attention of kind {kind!r}; the trace has {kinds}.")
+        there = [call.layer for call in self.of(kind)]
         whole = there == list(range(len(there)))
         raise KliegError(f"there is no layer {layer}; the model has layers "
                          f"{f'0 to {there[-1]}' if whole else ', '.join(map(str, there))}.")
@@ -286,15 +318,19 @@ class Trace:
         p = self.probabilities(after)
         return Candidate(self.vocabulary[id], id, p[id].item(), int((p > p[id]).sum()) + 1)
 
-    def cell(self, layer: int, head: int, query: int, key: int, batch: int = 0) -> Arithmetic:
+    def cell(self, layer: int, head: int, query: int, key: int, batch: int = 0, *, kind: str = "self") -> Arithmetic:
         """One weight's whole arithmetic, from q and k to its share of the output."""
-        call = self[layer]
+        call = self[layer, kind]
         call._one(head, batch)
-        return arithmetic(call, self.tokens, head, self._token(query), self._token(key), batch)
+        queries, keys = self.axes(call)
+        return arithmetic(call, queries, keys, head, self._token(query, queries), self._token(key, keys), batch)
 
-    def _token(self, index: int) -> int:
-        if not 0 <= index < len(self.tokens):
-            raise KliegError(f"there is no token {index}; the text has tokens 0 to {len(self.tokens) - 1}.")
+    def _token(self, index: int, labels: list[str] | None = None) -> int:
+        """The index of a token, checked: of the target or the only text, unless others are given."""
+        labels = self.tokens if labels is None else labels
+        if not 0 <= index < len(labels):
+            whose = "source" if self.source is not None and labels is self.source.tokens else "text"
+            raise KliegError(f"there is no token {index}; the {whose} has tokens 0 to {len(labels) - 1}.")
         return index
 
     def save(self, path: str | Path) -> None:

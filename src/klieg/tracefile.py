@@ -34,9 +34,10 @@ from klieg.attention import Mask, Rule
 from klieg.certificate import Certificate, Place, recomputed
 from klieg.errors import KliegError, first_line
 from klieg.survey import Survey
-from klieg.trace import Call, Trace
+from klieg.trace import Call, Source, Trace
 
 FORMAT = "klieg-trace/2"
+OF_TWO_TEXTS = "klieg-trace/3"   # the same, and the source of a translation
 SPOTS = 64            # rows of every head that are recomputed when a call that gave v away is read
 CHUNK = 2**26         # bytes written at once
 LONGEST = 2**28       # bytes of a header or of trace.json
@@ -76,8 +77,9 @@ def write(trace: Trace, path: Path) -> None:
         said["survey"] = call.survey and {"kernel": call.survey.kernel} | {
             name: put(f"{index}.survey.{name}", x) for name, x in call.survey.tensors().items()}
         calls.append(said)
-    body = {"format": FORMAT, "model": trace.model, "text": trace.text, "ids": trace.ids, "tokens": trace.tokens,
-            "vocabulary": list(trace.vocabulary), "calls": calls}
+    body = {"format": FORMAT} if trace.source is None else {"format": OF_TWO_TEXTS, "source": asdict(trace.source)}
+    body |= {"model": trace.model, "text": trace.text, "ids": trace.ids, "tokens": trace.tokens,
+             "vocabulary": list(trace.vocabulary), "calls": calls}
     with atomic(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as file:
         place = zipfile.ZipInfo(_SHELF)
         place.extra = _PAD
@@ -113,8 +115,9 @@ def read(path: Path) -> Trace:
             if file.getinfo(_BODY).file_size > LONGEST:
                 raise ValueError(f"{_BODY} is too large")
             body = json.loads(file.read(_BODY))
-            if body["format"] != FORMAT:
-                raise KliegError(f"{path} is of format {body['format']!r} and this version reads {FORMAT!r}; trace it again.")
+            if body["format"] not in (FORMAT, OF_TWO_TEXTS):
+                raise KliegError(f"{path} is of format {body['format']!r} and this version reads {FORMAT!r} and "
+                                 f"{OF_TWO_TEXTS!r}; trace it again.")
             if not all(isinstance(word, str) for name in ("tokens", "vocabulary") for word in body[name]):
                 raise ValueError("its tokens are no words")
             shelf = _shelf(file, path)
@@ -122,12 +125,23 @@ def read(path: Path) -> Trace:
         for call in calls:
             if call.certificate is not None and call.q is not None and call.k is not None:
                 _spots(call).check(str(path))
-        return Trace(body["model"], body["text"], body["ids"], body["tokens"], calls, shelf["logits"], body["vocabulary"])
+        source = _source(body["source"], calls) if body["format"] == OF_TWO_TEXTS else None
+        return Trace(body["model"], body["text"], body["ids"], body["tokens"], calls, shelf["logits"], body["vocabulary"],
+                     source)
     except FileNotFoundError:
         raise KliegError(f"there is no trace {str(path)!r}.") from None
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError,
             RecursionError, NotImplementedError, RuntimeError) as e:
         raise KliegError(f"{path} is not a whole trace ({type(e).__name__}: {first_line(e)}); save it again.") from None
+
+
+def _source(said: dict[str, Any], calls: list[Call]) -> Source:
+    """The source of a translation, with a label for every key that is its token."""
+    source = Source(said["text"], said["ids"], said["tokens"])
+    counts = {len(source.ids), *(call.keys for call in calls if call.kind != "self")}
+    if not all(isinstance(word, str) for word in (source.text, *source.tokens)) or counts != {len(source.tokens)}:
+        raise ValueError("its source is not the one that was read")
+    return source
 
 
 def _spots(call: Call) -> Certificate:

@@ -1,8 +1,9 @@
 """Training: one loop for every model, that can be killed at any moment.
 
-A step is a function of the recipe and its number alone: the rows come from the seed and the
-step, the learning rate from the step. So a run that was interrupted and taken up again from
-its last checkpoint gives, on one kind of machine, the very bits of a run that was not.
+A step is a function of the recipe and its number alone: the batches and the dropout come from
+the seed and the step, the learning rate from the step. So a run that was interrupted and taken
+up again from its last checkpoint gives, on one kind of machine, the very bits of a run that was not.
+Several processes share the parts of a step (parallel.py); only the first writes.
 """
 
 from __future__ import annotations
@@ -13,183 +14,270 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from klieg import checkpoint, models
-from klieg.attention import Mask
-from klieg.data import Batch, encode
+from klieg import checkpoint, masked, models, pairs, rows
+from klieg.encoded import Coded
 from klieg.errors import KliegError
-from klieg.loss import token_loss
-from klieg.recipe import Recipe, Training
-from klieg.tokenizers import Tokenizer
+from klieg.pairs import PairBatch, PairCorpus
+from klieg.parallel import ALONE, Group
+from klieg.recipe import MaskTraining, PairTraining, Recipe, Training
+from klieg.rows import Batch
+from klieg.tokenizers import MASK, Tokenizer
 from klieg.tokenizers import train as train_tokenizer
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step tells: loss in nats a token, speed in tokens a second."""
+    """What a step tells: loss in nats a token, speed in predicted tokens a second."""
 
     step: int
     steps: int
     loss: float
     validation_loss: float | None
+    bleu: float | None
     learning_rate: float
     gradient_norm: float
     tokens_per_second: float
 
+    @property
+    def quality(self) -> float | None:
+        """What a look at the held-out texts found, the larger the better; None without a look."""
+        return self.bleu if self.bleu is not None else None if self.validation_loss is None else -self.validation_loss
+
 
 def learning_rate(step: int, train: Training) -> float:
-    """Linear warm-up from zero, then half a cosine down to the final rate."""
+    """Linear warm-up from zero, then half a cosine down to the final rate, or the inverse square root of the step."""
     if step < train.warmup:
         return train.learning_rate * (step + 1) / train.warmup
+    if train.schedule == "inverse-sqrt":
+        return train.learning_rate * (max(1, train.warmup) / (step + 1)) ** 0.5
     share = (step - train.warmup) / max(1, train.steps - train.warmup)
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * (1 + math.cos(math.pi * share)) / 2
 
 
-def batch_loss(model: models.Decoder, batch: Batch, precision: str,
-               compiled: Callable[..., Tensor] | None = None) -> Tensor:
-    """Mean loss of a batch of packed rows, nats a token; `compiled` stands in for model.hidden."""
-    half, run = precision == "bf16", compiled or model.hidden
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        hidden = run(batch.ids, mask=Mask.documents(batch.documents), positions=batch.positions)
-    kind = torch.bfloat16 if half else torch.float32
-    return token_loss(hidden.flatten(0, 1).to(kind), model.vocabulary.to(kind), batch.targets.flatten())
-
-
-def optimizer_for(model: models.Decoder, train: Training) -> torch.optim.AdamW:
+def optimizer_for(model: models.Model, train: Training) -> torch.optim.AdamW:
     """AdamW that decays matrices and leaves norms and biases alone."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(train.beta1, train.beta2), fused=True)
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(train.beta1, train.beta2), eps=train.epsilon, fused=True)
+
+
+class Objective(nn.Module):
+    """The loss as a module: what several processes are joined by."""
+
+    def __init__(self, model: models.Model, settings: Training) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+        self._compiled = torch.compile(model.hidden) if settings.compile else None
+
+    def forward(self, batch: Batch | PairBatch) -> Tensor:
+        return batch.loss(self.model, self.settings, self._compiled)
 
 
 class Stepper:
     """One optimizer step: forward, backward, clip, AdamW. Holds nothing that depends on the step."""
 
-    def __init__(self, model: models.Decoder, train: Training) -> None:
-        self.model, self.train = model, train
+    def __init__(self, model: models.Model, train: Training, group: Group = ALONE) -> None:
+        self.model, self.train, self.group = model, train, group
+        self._objective = group.joined(Objective(model, train))
         self.optimizer = optimizer_for(model, train)
-        self._compiled = torch.compile(model.hidden) if train.compile else None
 
-    def __call__(self, step: int, batches: list[Batch]) -> tuple[float, float]:
-        """Loss and gradient norm; the weights stay as they are if either is not finite."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.train)
+    def __call__(self, step: int, batches: list[Batch] | list[PairBatch]) -> tuple[float, float]:
+        """Loss and gradient norm of the whole step, whose parts `batches` are this process's share of.
+
+        The weights stay as they are if either is not finite.
+        """
+        for matrices in self.optimizer.param_groups:
+            matrices["lr"] = learning_rate(step, self.train)
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for batch in batches:
-            loss = batch_loss(self.model, batch, self.train.precision, self._compiled) / len(batches)
-            loss.backward()
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip).item()
+        self.model.train()
+        group, counts, losses = self.group, [batch.count for batch in batches], []
+        tokens = group.sum(sum(counts))
+        for n, batch in enumerate(batches):
+            part = group.rank + n * group.size
+            torch.manual_seed((self.train.seed * 1_000_003 + step) * self.train.accumulate + part)
+            with group.part(self._objective, last=n == len(batches) - 1):
+                loss = self._objective(batch.to(group.device)) * (counts[n] / tokens)
+                (loss * group.size).backward()                    # processes give their mean, and the sum is wanted
+            losses.append(loss.detach())
+        total = group.sum(torch.stack(losses).double().sum().item())
+        norm = group.norm(list(self.model.parameters()), self.train.clip)
         if math.isfinite(total) and math.isfinite(norm):
             self.optimizer.step()
+        self.model.eval()
         return total, norm
+
+
+def check(recipe: Recipe, folder: Path, data: str | None = None) -> None:
+    """KliegError for what is seen to be wrong before anything is made: texts that are not there, a folder that cannot be."""
+    for source in recipe.sources:
+        next(iter(_texts(recipe).texts((source,), data)), None)
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise KliegError(_UNMADE.format(folder, f"{there} is no folder"))
+
+
+_UNMADE = "the folder {} cannot be made ({}); choose another one with --out."
+
+
+def _texts(recipe: Recipe) -> ModuleType:
+    """The module that makes batches of a recipe's texts."""
+    return {PairTraining: pairs, MaskTraining: masked}.get(type(recipe.train), rows)
 
 
 class Trainer:
     """A run in a folder: tokenizer, checkpoints, loss.csv, and the model in Hugging Face's format."""
 
     def __init__(self, recipe: Recipe, folder: Path, data: str | None = None,
-                 say: Callable[[str], None] = lambda line: None) -> None:
-        self.recipe, self.folder = recipe, folder
-        self.tokenizer = self._tokenizer(data, say)
-        say("encoding the texts")
-        self.corpus, self.validation = encode(list(recipe.sources), self.tokenizer, recipe.train.context,
-                                              recipe.train.seed, data)
+                 say: Callable[[str], None] = lambda line: None, group: Group = ALONE) -> None:
+        self.recipe, self.folder, self.group = recipe, folder, group
+        self.texts = _texts(recipe)
+        self._say = say if group.rank == 0 else lambda line: None
+        group.lead(partial(group.divide, recipe.train.accumulate))
+        saved = self._saved()
+        group.lead(partial(self._prepare, data, fresh=saved is None))
+        if not (folder / "tokenizer.json").exists():
+            raise KliegError(f"process {group.rank} does not see what process 0 wrote into {folder}; all machines need that "
+                             "folder in common.")
+        self.tokenizer = Tokenizer.load(folder)
+        self.corpus, self.validation = self._corpora(data)
         torch.manual_seed(recipe.train.seed)
-        self.model = models.build(recipe.model)
-        self.stepper = Stepper(self.model, recipe.train)
+        model = models.build(recipe.model)
+        self.model = model if group.sharded else model.to(group.device)
+        self.stepper = Stepper(self.model, recipe.train, group)
         self.step = 0
         self.curve: list[Progress] = []
-        self._resume(say)
+        if saved is not None:
+            self._resume(*saved)
+        if len(set(group.merge([self.step]))) > 1:
+            raise KliegError(f"the processes see different runs in {folder}; all machines need that folder in common.")
 
-    def _tokenizer(self, data: str | None, say: Callable[[str], None]) -> Tokenizer:
-        if (self.folder / "tokenizer.json").exists():
-            return Tokenizer.load(self.folder)
-        documents = [source.documents(data) for source in self.recipe.sources]  # refuses a text that is not there
+    def _prepare(self, data: str | None, fresh: bool) -> None:
+        """What is made once for all processes: the folder, the tokenizer, the encoded pairs of a translator."""
+        recipe = self.recipe
+        if fresh:
+            check(recipe, self.folder, data)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise KliegError(f"the folder {self.folder} cannot be made ({(e.strerror or str(e)).lower()}); "
-                             "choose another one with --out.") from None
-        say("training the tokenizer")
-        tokenizer = train_tokenizer(chain.from_iterable(documents), self.recipe.pieces)
-        tokenizer.save(self.folder)
-        return tokenizer
+            raise KliegError(_UNMADE.format(self.folder, (e.strerror or str(e)).lower())) from None
+        if not (self.folder / "tokenizer.json").exists():
+            self._say("training the tokenizer")
+            texts = self.texts.texts(recipe.sources, data)
+            train_tokenizer(texts, recipe.pieces, **self._marks()).save(self.folder)
+        self._say("encoding the texts")
+        if self.texts is pairs and (fresh or not all(place.is_dir() for place in self._encoded)):
+            corpora = pairs.encode(recipe.sources, Tokenizer.load(self.folder), recipe.train, data)
+            for place, corpus in zip(self._encoded, corpora, strict=True):
+                corpus.coded.save(place)
+
+    def _marks(self) -> dict:
+        """What train_tokenizer() is told of marks, and of those around a text."""
+        if self.texts is pairs:
+            return {"marks": pairs.marks(self.recipe.sources), "opened": False, "closed": True}
+        return {"marks": [MASK], "closed": True} if self.texts is masked else {}
+
+    @property
+    def _encoded(self) -> tuple[Path, Path]:
+        """Where a translator's pairs lie as ids: those for training and those held out."""
+        return self.folder / "texts-train", self.folder / "texts-validation"
+
+    def _corpora(self, data: str | None) -> tuple:
+        """The texts for training and those held out, encoded; a run that goes on has the pairs that it began with."""
+        train = self.recipe.train
+        if self.texts is pairs:
+            return tuple(PairCorpus(Coded.open(place), self.tokenizer, train) for place in self._encoded)
+        return self.texts.encode(self.recipe.sources, self.tokenizer, train, data)
 
     def run(self) -> Iterator[Progress]:
         """Train to the last step, a Progress each; checkpoints, curve and model are written on the way."""
-        train = self.recipe.train
-        while self.step < train.steps:
+        train, group = self.recipe.train, self.group
+        while self.step < train.steps and not self._exhausted():
             progress = self._one_step()
             self.curve.append(progress)
             if not math.isfinite(progress.loss) or not math.isfinite(progress.gradient_norm):
-                what, value = ("gradient", progress.gradient_norm) if math.isfinite(progress.loss) else ("loss", progress.loss)
-                raise KliegError(f"the {what} became {value} at step {progress.step}; {self._last_good()} "
-                                 "Lower learning_rate or clip.")
-            if self.step % train.checkpoint_every == 0 or self.step == train.steps:
+                group.lead(partial(self._refuse, progress))
+            if progress.validation_loss is not None and train.average > 1:
+                weights = group.gathered(self.model.state_dict())
+                group.lead(partial(checkpoint.save_weights, self.folder, self.step, weights, train.average))
+            if self.step % train.checkpoint_every == 0 or self.step == train.steps or self._exhausted():
                 self._checkpoint()
             yield progress
-        models.save(self.folder / "model", self.model, self.tokenizer)
+        group.lead(partial(self._finish, self._whole_model()))
+
+    def _finish(self, model: models.Model) -> None:
+        if self.recipe.train.average > 1:
+            model.load_state_dict(checkpoint.mean_weights(self.folder, self.step))
+        models.save(self.folder / "model", model, self.tokenizer)
+
+    def _whole_model(self) -> models.Model:
+        """The model, or where it is sharded a copy in one piece: every process has one while it looks at held-out texts."""
+        if not self.group.sharded:
+            return self.model
+        model = models.outline(self.recipe.model)
+        model.load_state_dict(self.group.gathered(self.model.state_dict(), everywhere=True))
+        return model.to(self.group.device).eval()
+
+    def _exhausted(self) -> bool:
+        """Whether patience is over: the best look is too many looks ago."""
+        looks = [p.quality for p in self.curve if p.quality is not None]
+        patience = self.recipe.train.patience
+        return bool(patience and looks) and len(looks) - 1 - looks.index(max(looks)) >= patience
 
     def _one_step(self) -> Progress:
         train, started = self.recipe.train, time.perf_counter()
-        first = self.step * train.accumulate
-        batches = [self.corpus.rows((first + part) * train.batch, train.batch) for part in range(train.accumulate)]
+        batches = self.corpus.batches(self.step, train, self.group)
         total, norm = self.stepper(self.step, batches)
         self.step += 1
-        speed = self.recipe.tokens_per_step / (time.perf_counter() - started)
+        speed = self.group.sum(sum(batch.count for batch in batches)) / (time.perf_counter() - started)
         due = self.step % train.validate_every == 0 or self.step == train.steps
-        return Progress(self.step, train.steps, total, self.validate() if due else None,
-                        learning_rate(self.step - 1, train), norm, speed)
+        loss, bleu = self.validation.look(self._whole_model(), train, self.group) if due else (None, None)
+        return Progress(self.step, train.steps, total, loss, bleu, learning_rate(self.step - 1, train), norm, speed)
 
-    @torch.no_grad()
-    def validate(self) -> float:
-        """Mean loss of the first held-out rows, nats a token, the same rows every time."""
-        train = self.recipe.train
-        parts = max(1, train.validation_rows // train.batch)
-        losses = [batch_loss(self.model, self.validation.rows(part * train.batch, train.batch), train.precision).item()
-                  for part in range(parts)]
-        return sum(losses) / parts
-
-    def _last_good(self) -> str:
+    def _refuse(self, progress: Progress) -> None:
+        what, value = ("gradient", progress.gradient_norm) if math.isfinite(progress.loss) else ("loss", progress.loss)
         kept = self.step - 1 - (self.step - 1) % self.recipe.train.checkpoint_every
-        return f"the last good checkpoint is step {kept} in {self.folder}." if kept else "there is no checkpoint yet."
+        last = f"the last good checkpoint is step {kept} in {self.folder}." if kept else "there is no checkpoint yet."
+        raise KliegError(f"the {what} became {value} at step {progress.step}; {last} Lower learning_rate or clip.")
 
     def _checkpoint(self) -> None:
         tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for index, state in self.stepper.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
-        tensors["rng"] = torch.get_rng_state()
+        self.group.lead(partial(self._write, self.group.gathered(tensors)))
+
+    def _write(self, tensors: dict[str, Tensor]) -> None:
         facts = {"recipe": _facts(self.recipe), "curve": [asdict(p) for p in self.curve]}
         checkpoint.save_state(self.folder, self.step, tensors, facts)
         with checkpoint.atomic(self.folder / "loss.csv") as path:
             path.write_text(_table(self.curve), "utf-8")
 
-    def _resume(self, say: Callable[[str], None]) -> None:
-        saved = checkpoint.load_state(self.folder, say)
-        if saved is None:
-            return
-        tensors, facts = saved
-        if facts["recipe"] != _facts(self.recipe):
+    def _saved(self) -> tuple[dict[str, Tensor], dict] | None:
+        """The last state of this run, if there is one."""
+        saved = checkpoint.load_state(self.folder, self._say)
+        if saved is not None and saved[1]["recipe"] != _facts(self.recipe):
             raise KliegError(f"{self.folder} holds a run of another recipe; choose another folder with --out.")
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value
-        self.stepper.optimizer.load_state_dict({**self.stepper.optimizer.state_dict(), "state": state})
-        torch.set_rng_state(tensors["rng"])
+        return saved
+
+    def _resume(self, tensors: dict[str, Tensor], facts: dict) -> None:
+        place, own = self.group.placed, self.model.state_dict()
+        self.model.load_state_dict({k: place(tensors[f"model.{k}"], like) for k, like in own.items()})
+        optimizer, state = self.stepper.optimizer, {}
+        for index, like in enumerate(p for matrices in optimizer.param_groups for p in matrices["params"]):
+            moments = {k.split(".")[2]: v for k, v in tensors.items() if k.startswith(f"optimizer.{index}.")}
+            if moments:
+                state[index] = {k: place(v, like) if v.shape == like.shape else v for k, v in moments.items()}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         self.curve = [Progress(**p) for p in facts["curve"]]
         self.step = self.curve[-1].step
-        say(f"going on from step {self.step}")
+        self._say(f"going on from step {self.step}")
 
 
 def _facts(recipe: Recipe) -> dict:
@@ -201,7 +289,7 @@ def _facts(recipe: Recipe) -> dict:
 
 def _table(curve: list[Progress]) -> str:
     out = io.StringIO()
-    rows = csv.DictWriter(out, [f for f in Progress.__dataclass_fields__ if f != "steps"], extrasaction="ignore")
-    rows.writeheader()
-    rows.writerows(asdict(p) for p in curve)
+    table = csv.DictWriter(out, [f for f in Progress.__dataclass_fields__ if f != "steps"], extrasaction="ignore")
+    table.writeheader()
+    table.writerows(asdict(p) for p in curve)
     return out.getvalue()

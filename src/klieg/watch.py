@@ -2,6 +2,7 @@
 
     trace = klieg.trace("chat", "I love you")            # a bundled name, a folder, a Hugging Face id
     trace = klieg.trace((model, tokenizer), "I love you")   # what klieg.load() gave
+    trace = klieg.trace("translate", "I love you", to="zh")  # a translator: encoder, decoder and cross-attention
 
     with klieg.watch(model) as seen:                     # any model of transformers
         model.generate(**inputs)
@@ -17,41 +18,83 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from klieg.beam import search
+from klieg.encoders import Bert
 from klieg.errors import KliegError
 from klieg.kernels import survey
 from klieg.layers import Observation
-from klieg.models import Decoder, load
+from klieg.masked import read
+from klieg.models import Decoder, Model, load
+from klieg.seq2seq import Marian
 from klieg.survey import SurveySpec
 from klieg.tokenizers import Tokenizer, check_text
-from klieg.trace import Call, Trace
+from klieg.trace import Call, Source, Trace
+from klieg.translate import opening
 from klieg.watching.runs import Labels
 
 if TYPE_CHECKING:
     from klieg.watching.watcher import Watched
 
+OFFER = ", or have its end cut off with --cut (in Python, cut=True)"
+
 
 @torch.no_grad()
-def trace(model: str | tuple[Decoder, Tokenizer], text: str, *, cut: bool = False, name: str | None = None,
-          spec: SurveySpec | None = None, kernel: str | None = None) -> Trace:
+def trace(model: str | tuple[Model, Tokenizer], text: str, *, target: str | None = None, to: str | None = None,
+          cut: bool = False, name: str | None = None, spec: SurveySpec | None = None, kernel: str | None = None) -> Trace:
     """Run `model` over `text` and keep q, k, v, lse and output of every attention call.
 
-    A text longer than the model's positions is refused, or cut at its end where `cut` is set.
-    With a SurveySpec every call also carries its survey.
+    A translator reads the text and the `target`, by default the best that its own beam search finds,
+    in one pass; `to` is the target's language, where the model has several. A text longer than the
+    model's positions is refused, or cut at its end where `cut` is set. With a SurveySpec every call
+    also carries its survey.
     """
     check_text(text)
-    decoder, tokenizer = load(model) if isinstance(model, str) else model
-    name = name or (model if isinstance(model, str) else type(decoder).__name__)
-    ids = tokenizer.fitting(text, decoder.positions, cut, offer=", or have its end cut off with --cut (in Python, cut=True)")
+    network, tokenizer = load(model) if isinstance(model, str) else model
+    name = name or (model if isinstance(model, str) else type(network).__name__)
     calls: list[Call] = []
 
     def keep(seen: Observation) -> None:
         found = seen.attention
         kept = survey(seen.q, seen.k, found.lse, seen.mask, spec, scale=seen.scale) if spec else None
-        calls.append(Call(seen.layer, "self", seen.q, seen.k, seen.v, found.lse, found.output, seen.mask, seen.scale,
+        calls.append(Call(seen.layer, seen.kind, seen.q, seen.k, seen.v, found.lse, found.output, seen.mask, seen.scale,
                           found.kernel, unrotated_q=seen.unrotated_q, unrotated_k=seen.unrotated_k, survey=kept))
 
-    logits = decoder(torch.tensor([ids]), observe=keep, kernel=kernel)[0].float()
-    return Trace(name, text, ids, tokenizer.labels(ids), calls, logits, Labels(tokenizer, logits.shape[-1]))
+    source = None
+    if isinstance(network, Marian):
+        source = _source(network, tokenizer, text, to, cut)
+        text, ids = _target(network, tokenizer, source, target, cut)
+        logits = network(torch.tensor([source.ids]), torch.tensor([ids]), observe=keep, kernel=kernel)
+    else:
+        if target is not None or to is not None:
+            raise KliegError(f"{name!r} is no translator; leave --target and --to (in Python, target and to) away.")
+        if isinstance(network, Bert):
+            ids = read(tokenizer, text, network.positions, cut, offer=OFFER)
+        else:
+            ids = tokenizer.fitting(text, network.positions, cut, offer=OFFER)
+        hidden = network.hidden(torch.tensor([ids]), observe=keep, kernel=kernel)
+        headed = not isinstance(network, Bert) or network.config.headed
+        logits = network.head(hidden) if headed else hidden.new_zeros(1, 0, len(network.vocabulary))
+    logits = logits[0].float()
+    return Trace(name, text, ids, tokenizer.labels(ids), calls, logits, Labels(tokenizer, logits.shape[-1]), source)
+
+
+def _source(model: Marian, tokenizer: Tokenizer, text: str, to: str | None, cut: bool) -> Source:
+    """What a translator's encoder reads: the mark of the language, where there is one, the text, and the end mark."""
+    before, text = opening(tokenizer, to), text.strip()
+    body = tokenizer.fitting(text, model.positions - len(before) - 1, cut, bos=False, offer=OFFER)
+    ids = [*before, *body, model.config.eos_token_id]
+    return Source(text, ids, tokenizer.labels(ids))
+
+
+def _target(model: Marian, tokenizer: Tokenizer, source: Source, target: str | None, cut: bool) -> tuple[str, list[int]]:
+    """A target, given or the best that is found, and its ids as the decoder reads them: after the start mark."""
+    if target is None:
+        ids = search(model, [source.ids])[0][0].ids
+        target = tokenizer.decode(ids)
+    else:
+        target = check_text(target).strip()
+        ids = tokenizer.fitting(target, model.positions - 1, cut, bos=False, offer=OFFER)
+    return target, [model.config.decoder_start_token_id, *ids]
 
 
 def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, survey: bool = True,
@@ -73,7 +116,7 @@ def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, sur
     A model that cannot be watched exactly is a KliegError that says why, as is a call that fails
     its certificate; it comes at the end of the block, and the model's own run is complete.
     """
-    if isinstance(model, Decoder):
+    if isinstance(model, Decoder | Marian | Bert):
         raise KliegError("watch() is for models of transformers; klieg.trace((model, tokenizer), text) traces a model of "
                          "Klieg's own.")
     from klieg.watching.store import Store

@@ -10,7 +10,7 @@ import torch
 
 from klieg.attention import Mask, hide, log_sum_exp, output, scores, weights
 from klieg.survey import SurveySpec
-from klieg.trace import Call, Trace
+from klieg.trace import Call, Source, Trace
 
 WORDS = ("⟨s⟩", "I", "love", "you", "↩")
 SENTENCE = "小沈阳江西演唱会邀请了，"
@@ -52,6 +52,42 @@ def chinese() -> Trace:
 @pytest.fixture(scope="session")
 def long() -> Trace:
     return build(["⟨s⟩", *("the quick brown fox jumps over a sleeping dog and " * 13).split()], layers=2, seed=2)
+
+
+SOURCE = ("⟨zh⟩", "The", "cat", "chased", "the", "mouse", "⟨/s⟩")
+TARGET = ("⟨pad⟩", "猫", "追", "老鼠", "。")
+
+
+def build_translation(source: Sequence[str] = SOURCE, target: Sequence[str] = TARGET, layers: int = 2, heads: int = 4,
+                      groups: int = 4, d: int = 8, seed: int = 7) -> Trace:
+    """One pass over a source and a target with random numbers: an encoder, and a decoder of as many layers."""
+    random = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=random)  # noqa: E731
+
+    def call(layer: int, kind: str, queries: int, keys: int) -> Call:
+        q, k, v = 1.7 * draw(1, heads, queries, d), 1.7 * draw(1, groups, keys, d), draw(1, groups, keys, d)
+        mask = Mask.causal() if kind == "self" else Mask()
+        s = hide(scores(q, k), mask)
+        lse = log_sum_exp(s)
+        return Call(layer, kind, q, k, v, lse, output(weights(s, lse), v), mask, d ** -0.5, "dense")
+
+    i, j = len(target), len(source)
+    calls = [call(layer, "encoder", j, j) for layer in range(layers)]
+    calls += [call(layer, kind, i, i if kind == "self" else j) for layer in range(layers) for kind in ("self", "cross")]
+    vocabulary = [*target, "⟨/s⟩", *(f"word{n}" for n in range(30))]
+    read = Source(" ".join(source[1:-1]), [*range(40, 39 + j), i], list(source))
+    logits = 2 * draw(i, len(vocabulary))
+    return Trace("tiny", "".join(target[1:]), list(range(i)), list(target), calls, logits, vocabulary, read)
+
+
+@pytest.fixture(scope="session")
+def make_translation() -> Callable[..., Trace]:
+    return build_translation
+
+
+@pytest.fixture(scope="session")
+def translation() -> Trace:
+    return build_translation()
 
 
 HOSTILE = ("⟨s⟩", "<script>alert(1)</script>", "</script><!--", "\x1b[31mred", "\u202eevil", "a\nb", "&amp;\"'", "مرحبا")

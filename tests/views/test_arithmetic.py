@@ -92,6 +92,16 @@ def test_a_hidden_pair_says_what_hides_it(trace: Trace) -> None:
     assert "未来的位置" in shown(trace, (0, 0, 1, 3), language="zh")
 
 
+def test_a_card_of_two_texts_says_of_which_kind_it_is(translation: Trace) -> None:
+    console = Console(width=100, file=io.StringIO(), color_system=None, legacy_windows=False, _environ={})
+    cell = translation.cell(1, 2, 2, 6, kind="cross")
+    console.print(arithmetic(cell))
+    text = console.file.getvalue()
+    assert text.startswith(f"追 looks at ⟨/s⟩ with weight {exact(cell.weight)}")
+    assert "cross-attention · layer 1, head 2, query 2, key 6" in text and "+ 0   the key is seen" in text
+    assert step(text, "weight  ") == pytest.approx(translation[1, "cross"].weights(2)[2, 6].item(), abs=1e-6)
+
+
 def test_a_long_row_names_the_largest_and_sums_the_others(long: Trace) -> None:
     text = shown(long, (0, 0, 120, 3))
     cell = long.cell(0, 0, 120, 3)

@@ -85,6 +85,37 @@ def test_the_page_has_everything_on_it(trace: Trace) -> None:
                for i in picture.marks if isinstance(i, Inset))
 
 
+@pytest.mark.parametrize("medium", [PAPER, TERMINAL], ids=lambda m: m.name)
+@pytest.mark.parametrize("kind", ["encoder", "self", "cross"])
+def test_overview_and_links_of_a_translator_are_of_one_kind(translation: Trace, kind: str, medium: Medium) -> None:
+    calls = translation.of(kind)
+    keys = translation.axes(calls[0])[1]
+    picture = figures.overview(translation, 3, kind=kind, medium=medium)
+    for call in calls:
+        for head in range(4):
+            own = [b for b in every(picture, Bar) if b.title.startswith(f"layer {call.layer}, head {head}, ")]
+            seen = 4 if kind == "self" else len(keys)
+            assert [b.value for b in own] == [*call.row(head, 3).tolist()[:seen], *[None] * (len(keys) - seen)]
+            assert [b.title.split("key ")[1].split(",")[0] for b in own] == keys
+    lines = figures.links(translation, 1, 2, 3, kind=kind, medium=medium)
+    assert [x.value for x in every(lines, Link)] == pytest.approx(calls[1].row(2, 3).tolist()[:4 if kind == "self" else None])
+
+
+@pytest.mark.parametrize(("kind", "place", "size"), [
+    ("cross", "cross-attention", 35), ("encoder", "encoder", 49), ("self", "decoder", 25), (None, "cross-attention", 35)])
+def test_the_page_of_a_translator(translation: Trace, kind: str | None, place: str, size: int) -> None:
+    picture = figures.page(translation, 1, 2, 3, kind=kind)
+    text = words(picture)
+    assert len(every(picture, Cell)) == 3 * size and f"Layer 1 · head 2 · {place}" in text
+    assert "The cat chased the mouse  →  猫追老鼠。" in text and "7 → 5 tokens" in text and "2 + 2 layers × 4 heads" in text
+    after = "⟨pad⟩ 猫 追 老鼠 。" if kind == "encoder" else "⟨pad⟩ 猫 追 老鼠"
+    assert f"what the decoder writes after {after}\n" in text
+    assert "probability of each token, given the source" in text and "all 24 heads checked" in text
+    assert all(i.x >= 0 and i.x + i.picture.width <= picture.width and i.y + i.picture.height <= picture.height
+               for i in picture.marks if isinstance(i, Inset))
+    assert "交叉注意力" in words(figures.page(translation, language="zh"))
+
+
 def test_pages_of_long_and_chinese_texts(long: Trace, chinese: Trace) -> None:
     assert len(every(figures.page(long, scale="log"), Cell)) == 96 * 96
     assert "most certain" not in words(figures.page(chinese, language="zh"))

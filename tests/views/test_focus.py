@@ -6,7 +6,7 @@ import pytest
 
 from klieg.errors import KliegError
 from klieg.trace import Trace
-from klieg.views.focus import chosen, focus, rows
+from klieg.views.focus import chosen, focus, labels, rows
 
 
 def test_the_most_certain_head_has_the_largest_weight_elsewhere(trace: Trace) -> None:
@@ -41,6 +41,28 @@ def test_what_there_is_not_is_refused(trace: Trace, asked: dict, words: str) -> 
     with pytest.raises(KliegError, match=words):
         focus(trace, **asked)
     assert chosen(trace, None) == 4
+
+
+def test_the_focus_of_a_translator_is_of_one_kind(translation: Trace) -> None:
+    seen = focus(translation)
+    everywhere = [(float(call.row(h, 4)[j]), call.layer, h, j) for call in translation.of("cross") for h in range(4)
+                  for j in range(6)]   # every key but the end mark, where idle heads rest
+    weight, layer, head, key = max(everywhere)
+    assert (seen.kind, seen.token, seen.layer, seen.head, seen.here.key) == ("cross", 4, layer, head, key)
+    assert seen.peak.weight == pytest.approx(weight)
+    own = focus(translation, kind="encoder", token=2)
+    assert own.kind == "encoder" and own.here.key not in (2, 6) and chosen(translation, None, "encoder") == 6
+    for asked, words in (({"kind": "encoder", "token": 7}, "the source has tokens 0 to 6"),
+                         ({"token": 5}, "the target has tokens 0 to 4"), ({"kind": "cross", "layer": 2}, "layers 0 to 1"),
+                         ({"kind": "own"}, "no attention of kind 'own'"), ({"head": 4, "kind": "self"}, "heads are 0 to 3")):
+        with pytest.raises(KliegError, match=words):
+            focus(translation, **asked)
+
+
+def test_a_text_that_a_trace_does_not_have_is_numbered(translation: Trace) -> None:
+    bare = Trace("m", "t", translation.ids, translation.tokens, translation.calls, translation.logits, translation.vocabulary)
+    assert labels(bare, bare[0, "cross"]) == (translation.tokens, [str(n) for n in range(7)])
+    assert labels(translation, translation[0, "cross"]) == (translation.tokens, translation.source.tokens)
 
 
 def test_a_stack_with_gaps_keeps_its_numbers(seen: Trace) -> None:

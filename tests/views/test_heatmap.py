@@ -40,6 +40,40 @@ def test_cells_are_the_traces_numbers(trace: Trace, stage: str, medium: Medium) 
 
 
 @MEDIA
+@pytest.mark.parametrize("kind", ["encoder", "self", "cross"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_map_of_two_texts_has_a_cell_for_every_pair(translation: Trace, stage: str, kind: str, medium: Medium) -> None:
+    call = translation[1, kind]
+    picture = heatmap(translation, 1, 2, stage, kind=kind, medium=medium, room=None if medium is PAPER else 110)
+    truth, found = getattr(call.stages(2), stage), cells(picture)
+    assert len({c.x for c in found}) == call.keys and len({c.y for c in found}) == call.queries
+    assert len(found) == call.queries * call.keys == truth.numel()
+    for n, (cell, value) in enumerate(zip(found, truth.flatten().tolist(), strict=True)):
+        i, j = divmod(n, call.keys)
+        hidden = kind == "self" and j > i and stage in ("masked", "weights")   # only where the mask says so
+        assert cell.state == ("masked" if hidden else "shown") and cell.value == (None if hidden else value)
+    queries, keys = translation.axes(call)
+    assert all(label in words(picture).splitlines() for label in (*queries, *keys))
+    assert ("nothing is masked" in words(picture)) == (stage == "masked" and kind != "self")
+    assert ("the sink" in words(picture)) == (stage == "weights" and kind == "self")
+
+
+@pytest.mark.parametrize(("source", "target"), [(150, 7), (7, 150), (150, 120)])
+@MEDIA
+def test_long_texts_are_cut_on_each_axis_for_itself(make_translation: Callable[..., Trace], medium: Medium, source: int,
+                                                    target: int) -> None:
+    trace = make_translation([f"s{n}" for n in range(source)], [f"t{n}" for n in range(target)], layers=1)
+    picture = heatmap(trace, 0, 0, token=target // 2, medium=medium, room=None if medium is PAPER else 100)
+    columns, rows = len({c.x for c in cells(picture)}), len({c.y for c in cells(picture)})
+    best = int(trace[0, "cross"].row(0, target // 2).argmax())
+    assert f"t{target // 2}" in words(picture).splitlines()
+    assert any(c.title.startswith(f"query t{target // 2}, key s{best}, ") for c in cells(picture))
+    said = [line for line in words(picture).splitlines() if line.startswith("left out")]
+    assert len(said) == (columns < source) + (rows < target) and (columns == source) == (source == 7)
+    assert picture.width <= 100 or medium is PAPER
+
+
+@MEDIA
 def test_cells_stand_in_rows_and_columns_without_overlap(chinese: Trace, medium: Medium) -> None:
     picture = heatmap(chinese, 0, 0, medium=medium, room=120)
     boxes = [(c.x, c.y, c.x + c.width, c.y + c.height) for c in cells(picture)]

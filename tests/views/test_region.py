@@ -127,6 +127,14 @@ def test_pictures_in_chinese_and_of_hostile_tokens(seen: Trace, hostile: Trace) 
     assert "\x1b" not in "".join(line.plain for line in lower(shown)) and "\u202e" not in words(shown)
 
 
+def test_both_texts_of_a_translation_have_their_labels(translation: Trace) -> None:
+    text = words(region(translation, pooled_region(translation, 1, 2, kind="cross")))
+    assert all(f"{n} {label}" in text for n, label in [*enumerate(translation.tokens), *enumerate(translation.source.tokens)])
+    bare = Trace("m", "t", translation.ids, translation.tokens, translation.calls, translation.logits, translation.vocabulary)
+    unknown = words(region(bare, pooled_region(bare, 1, 2, kind="cross")))
+    assert "chased" not in unknown and all(f"{n} {label}" in unknown for n, label in enumerate(translation.tokens))
+
+
 def test_what_there_is_not_is_refused(seen: Trace) -> None:
     found = pooled_region(seen, 1, 0)
     asks = [(lambda: region(seen, found, "median"), "no statistic"), (lambda: region(seen, found, scale="logg"), "'log'"),

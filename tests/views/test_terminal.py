@@ -93,6 +93,46 @@ def test_one_token_and_many_heads(make: Callable[..., Trace]) -> None:
     assert "head 11" in shown(make(heads=12, groups=12, layers=2), 60)
 
 
+@pytest.mark.parametrize("columns", [40, 80, 130, 240])
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("kind", [None, "encoder", "self"])
+def test_a_translation_is_never_wider_than_the_terminal(translation: Trace, make_translation: Callable[..., Trace],
+                                                        columns: int, language: str, kind: str | None) -> None:
+    long = make_translation([f"s{n}" for n in range(50)], [f"target{n}" for n in range(61)], layers=1)
+    for found in (translation, long, make_translation(target=["⟨pad⟩"])):
+        lines = shown(found, columns, language=language, kind=kind).splitlines()
+        assert max(map(width, lines)) <= columns
+
+
+def test_everything_of_a_translation_is_on_the_screen(translation: Trace) -> None:
+    seen, text = focus(translation), shown(translation, columns=130)
+    assert "The cat chased the mouse  →  猫追老鼠。" in text
+    assert "Source   0 ⟨zh⟩   1 The   2 cat   3 chased   4 the   5 mouse   6 ⟨/s⟩\n" in text
+    assert "Target   0 ⟨pad⟩   1 猫   2 追   3 老鼠   4 。\n" in text
+    assert f"Layer {seen.layer} · head {seen.head} · cross-attention" in text
+    assert "weights = softmax(QKᵀ / √8)\n" in text.replace(" \n", "\n") and "+ mask" not in text and "future" not in text
+    for weight in translation[seen.layer, "cross"].weights(seen.head).flatten().tolist():
+        assert f"{weight:.4f}" in text
+    assert "what the decoder writes after ⟨pad⟩ 猫 追 老鼠 。" in text and text.count("likelier: ") >= 1
+    assert f"arithmetic: --cell {seen.layer}.{seen.head}.4.{seen.here.key}\n" in text
+    assert "the others: --kind encoder · --kind self\n" in text
+
+
+def test_the_stack_that_is_opened_is_the_one_that_was_asked_for(translation: Trace) -> None:
+    own, encoder = shown(translation, kind="self", token=2), shown(translation, kind="encoder")
+    assert "· decoder\n" in own and "future positions are masked" in own and "+ mask" in own
+    assert "what the decoder writes after ⟨pad⟩ 猫 追\n" in own and "where 追 looks" in own
+    assert "· encoder\n" in encoder and "where ⟨/s⟩ looks, one column a token: ⟨zh⟩ The cat chased" in encoder
+    assert "--kind encoder --cell " in encoder and "what the decoder writes after ⟨pad⟩ 猫 追 老鼠 。" in encoder
+
+
+def test_tokens_of_both_texts_are_marked_by_what_they_are(translation: Trace) -> None:
+    coloured = shown(translation, columns=130, colours="truecolor").splitlines()
+    source, target = (next(line for line in coloured if name in line) for name in ("Source", "Target"))
+    query, key = "38;2;90;154;255", "38;2;255;107;118"
+    assert key in source and query not in source and query in target and key not in target
+
+
 def test_rank_of_other_words(trace: Trace) -> None:
     other = trace.candidate(2)
     assert f"rank {other.rank} of 30" in shown(trace, also=[other])

@@ -48,6 +48,21 @@ def test_reasons_are_those_of_the_trace(make: Callable[..., Trace]) -> None:
             assert reasons[hidden[0, i, j]] == (trace[0].reason(0, i, j) or "")
 
 
+def test_a_translation_travels_with_both_texts_and_every_kind(translation: Trace, trace: Trace) -> None:
+    message = json.loads(json.dumps(wire(translation), allow_nan=False))
+    assert message["translation"] == {"source": "The cat chased the mouse", "target": "猫追老鼠。",
+                                      "tokens": translation.source.tokens}
+    assert message["tokens"] == translation.tokens and [n["after"] for n in message["next"]] == [0, 1, 2, 3, 4]
+    assert [(call["kind"], call["layer"]) for call in message["calls"]] == [(c.kind, c.layer) for c in translation.calls]
+    for call, own in zip(message["calls"], translation.calls, strict=True):
+        q, k, lse, hidden = (tensor(call[name]) for name in ("q", "k", "lse", "hidden"))
+        assert (q.shape[1], k.shape[1]) == hidden.shape[1:] == (own.queries, own.keys)
+        w = torch.where(hidden[0] == 0, torch.exp(call["scale"] * q[2] @ k[2].T - lse[2][:, None]), 0)
+        torch.testing.assert_close(w, own.weights(2), atol=1e-6, rtol=1e-5)
+        assert call["reasons"] == (["", "future"] if own.kind == "self" else [""])
+    assert wire(trace)["translation"] is None and len(wire(trace)["calls"]) == trace.layers
+
+
 def test_next_tokens_after_every_token_and_the_certificate(trace: Trace) -> None:
     message = wire(trace)
     assert [n["after"] for n in message["next"]] == [0, 1, 2, 3, 4]

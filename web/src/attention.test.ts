@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { cell, map } from './attention'
 import { summary } from './statistics'
-import { decode, type Message } from './wire'
+import { axes, decode, type Message } from './wire'
 
 function pack(shape: number[], numbers: number[], dtype: 'float32' | 'uint8' = 'float32') {
   const bytes = dtype === 'uint8' ? Uint8Array.from(numbers) : new Uint8Array(Float32Array.from(numbers).buffer)
@@ -12,7 +12,7 @@ function pack(shape: number[], numbers: number[], dtype: 'float32' | 'uint8' = '
 function message(extra: object = {}): Message {
   const lse = [2, Math.log(Math.exp(1) + Math.exp(2)), 0, Math.LN2]
   return {
-    format: 'klieg-trace/1', model: { name: 'tiny', layers: 1, heads: 2, kv_heads: 1 }, tokens: ['a', 'b'], kernel: 'dense',
+    format: 'klieg-trace/1', model: { name: 'tiny', layers: 1, heads: 2, kv_heads: 1 }, tokens: ['a', 'b'], translation: null, kernel: 'dense',
     certificate: { row_sum_error: 0, output_error: 0 }, next: [],
     calls: [{
       layer: 0, kind: 'self', scale: 0.5, softcap: null, bias: null, reasons: ['', 'future'],
@@ -56,6 +56,26 @@ test('softcap before bias, and a sink is the rest of the row', () => {
 
 test('a head in one number leaves out the row without a choice', () => {
   close(Object.values(summary(decode(message()).calls[0], 1)), [1, 0.5, 0.5, 0.5])
+})
+
+test('two texts: five keys for two queries, nothing hidden, and each axis with its own labels', () => {
+  const q = [1, 0, 0, 1], k = [0, 0, 1, 0, 2, 0, 0, 1, 1, 1]
+  const sums = [[0, 1, 2, 0, 1], [0, 0, 0, 1, 1]].map((row) => Math.log(row.reduce((a, s) => a + Math.exp(s / 2), 0)))
+  const cross = {
+    kind: 'cross', q: pack([1, 2, 2], q), k: pack([1, 5, 2], k), v: pack([1, 5, 1], [1, 2, 3, 4, 5]), lse: pack([1, 2], sums),
+    hidden: pack([1, 2, 5], new Array(10).fill(0), 'uint8'), reasons: [''],
+  }
+  const translation = { source: 'v w x y', target: 'b', tokens: ['v', 'w', 'x', 'y', '⟨/s⟩'] }
+  const trace = decode({ ...message(cross), translation })
+  const weights = map(trace.calls[0], 0, 'weight')
+  expect(weights.length).toBe(10)
+  close(weights.slice(0, 5), [0, 1, 2, 0, 1].map((s) => Math.exp(s / 2 - sums[0])))
+  expect(axes(trace, 'cross')).toEqual([['a', 'b'], translation.tokens])
+  expect(axes(trace, 'encoder')).toEqual([translation.tokens, translation.tokens])
+  expect(axes(trace, 'self')).toEqual([['a', 'b'], ['a', 'b']])
+  expect(axes(decode(message()), null)).toEqual([['a', 'b'], ['a', 'b']])
+  const certain = (Math.exp(1 - sums[0]) + Math.exp(0.5 - sums[1])) / 2   // both rows have a choice
+  close([summary(trace.calls[0], 0).certain], [certain])
 })
 
 test('what cannot be right is refused', () => {

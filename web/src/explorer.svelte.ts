@@ -4,7 +4,7 @@ import { read, SCALES, write, type Cell, type Scale } from './hash'
 import type { Theme } from './palette'
 import * as server from './server'
 import { summary, type Statistic, type Summary } from './statistics'
-import { decode, heads, keys, queries, type Trace } from './wire'
+import { axes, decode, heads, keys, queries, type Kind, type Trace } from './wire'
 import { WORDS, type Language } from './words'
 
 export const EXAMPLES = ['I love you', '小沈阳江西演唱会邀请了，', 'The cat chased the mouse', 'Once upon a time']
@@ -13,6 +13,8 @@ export class Explorer {
   text = $state('')
   model = $state('')
   models = $state<string[]>([])
+  languages = $state.raw<string[]>([])   // that the model writes, where it translates
+  to = $state('')
   language = $state<Language>('en')
   theme = $state<Theme>('light')
   trace = $state.raw<Trace | null>(null)
@@ -20,6 +22,7 @@ export class Explorer {
   busy = $state(false)
   error = $state('')
 
+  kind = $state<Kind | null>(null)       // null: the model has one
   layer = $state(0)
   head = $state(0)
   stage = $state<Stage>('weight')
@@ -31,7 +34,9 @@ export class Explorer {
 
   readonly exported: boolean
   words = $derived(WORDS[this.language])
-  call = $derived(this.trace?.calls[this.layer] ?? null)
+  calls = $derived(this.trace?.calls.filter((c) => this.kind === null || c.kind === this.kind) ?? [])
+  call = $derived(this.calls[this.layer] ?? null)
+  axes = $derived(this.trace ? axes(this.trace, this.kind) : [[], []] as [string[], string[]])
   shown = $derived(this.hover ?? this.cell)
   numbers = $derived(this.call ? map(this.call, this.head, this.stage) : new Float64Array())
   weights = $derived(this.call ? map(this.call, this.head, 'weight') : new Float64Array())
@@ -72,7 +77,10 @@ export class Explorer {
     this.busy = true
     this.error = ''
     try {
-      this.#open(await server.trace(text, this.model, running.signal))
+      const { trace, languages, to } = await server.trace(text, this.model, this.to, running.signal)
+      this.languages = languages
+      this.to = to
+      this.#open(trace)
     } catch (e) {
       if (running.signal.aborted) return
       this.trace = null
@@ -82,11 +90,29 @@ export class Explorer {
     }
   }
 
+  // Ask another model, or a translator for another language.
+  async change(model: string, to = ''): Promise<void> {
+    this.model = model
+    this.to = to
+    await this.run(this.text)
+  }
+
   choose(layer: number, head: number): void {
     if (!this.trace) return
-    this.layer = clamp(layer, this.trace.calls.length)
-    this.head = clamp(head, heads(this.trace.calls[this.layer]))
+    this.layer = clamp(layer, this.calls.length)
+    this.head = clamp(head, heads(this.calls[this.layer]))
     this.#fit()
+  }
+
+  // Open another kind of attention, at its last token.
+  turn(kind: Kind): void {
+    if (!this.trace?.translation || kind === this.kind) return
+    this.kind = kind
+    if (kind === 'cross' && this.statistic === 'distance') this.statistic = 'entropy'
+    this.cell = this.hover = null
+    this.choose(this.layer, this.head)
+    this.look(queries(this.call!) - 1)
+    void this.#summarise(this.trace)
   }
 
   keep(query: number, key: number): void {
@@ -95,12 +121,25 @@ export class Explorer {
     this.hover = null
   }
 
-  // Keep what a token looks at most, besides the first token: that one is often only a sink.
+  // Keep what a token looks at most.
   look(query: number): void {
-    if (!this.call) return
-    let key = Math.min(1, query, keys(this.call) - 1)
-    for (let j = key; j < keys(this.call); j++) if (this.weight(query, j) > this.weight(query, key)) key = j
-    this.keep(query, key)
+    if (this.call) this.keep(query, this.most(query))
+  }
+
+  // What a token looks at most, besides where idle heads rest: the first token of a decoder, the end mark of a source.
+  most(query: number): number {
+    const count = keys(this.call!), source = this.kind === 'encoder' || this.kind === 'cross'
+    const first = source ? 0 : Math.min(1, query, count - 1), last = source && count > 1 ? count - 1 : count
+    let key = first
+    for (let j = first; j < last; j++) if (this.weight(query, j) > this.weight(query, key)) key = j
+    return key
+  }
+
+  // Who looks most at a key.
+  admirer(key: number): number {
+    let query = 0
+    for (let i = 0; i < queries(this.call!); i++) if (this.weight(i, key) > this.weight(query, key)) query = i
+    return query
   }
 
   nextScale(): void {
@@ -124,13 +163,15 @@ export class Explorer {
 
   #open(trace: Trace): void {
     // Another text starts at its last token; the first one at what the address says.
-    if (this.trace && this.trace.tokens.join('\n') !== trace.tokens.join('\n')) this.cell = null
+    const read = (t: Trace) => [...(t.translation?.tokens ?? []), ...t.tokens].join('\n')
+    if (this.trace && read(this.trace) !== read(trace)) this.cell = null
     this.trace = trace
+    this.kind = trace.translation ? this.kind ?? 'cross' : null
     if (this.exported) this.model = trace.model.name
-    this.layer = clamp(this.layer, trace.calls.length)
-    this.head = clamp(this.head, heads(trace.calls[this.layer]))
+    this.layer = clamp(this.layer, this.calls.length)
+    this.head = clamp(this.head, heads(this.calls[this.layer]))
     this.hover = null
-    const call = trace.calls[this.layer]
+    const call = this.calls[this.layer]
     if (!this.cell || this.cell.query >= queries(call) || this.cell.key >= keys(call)) this.look(queries(call) - 1)
     void this.#summarise(trace)
   }
@@ -141,16 +182,17 @@ export class Explorer {
 
   // Head by head between frames: a long text has many millions of weights to sum.
   async #summarise(trace: Trace): Promise<void> {
-    const found: (Summary | undefined)[][] = trace.calls.map((call) => new Array(heads(call)).fill(undefined))
+    const calls = this.calls, kind = this.kind
+    const found: (Summary | undefined)[][] = calls.map((call) => new Array(heads(call)).fill(undefined))
     this.summaries = found
     let last = performance.now()
-    for (const [n, call] of trace.calls.entries()) {
+    for (const [n, call] of calls.entries()) {
       for (let head = 0; head < heads(call); head++) {
         found[n][head] = summary(call, head)
         if (performance.now() - last < 30) continue
         this.summaries = found.map((row) => [...row])
         await new Promise((resolve) => setTimeout(resolve))
-        if (this.trace !== trace) return
+        if (this.trace !== trace || this.kind !== kind) return
         last = performance.now()
       }
     }

@@ -10,9 +10,13 @@ export async function models(): Promise<string[]> {
   return (await ask<{ models: string[] }>('api/models')).models
 }
 
-export async function trace(text: string, model: string, signal: AbortSignal): Promise<Trace> {
-  const body = JSON.stringify({ text, model })
-  return decode(await ask<Message>('api/trace', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body, signal }))
+// A translator of several languages says which they are, and which of them was taken.
+export interface Answer { trace: Trace; languages: string[]; to: string }
+
+export async function trace(text: string, model: string, to: string, signal: AbortSignal): Promise<Answer> {
+  const body = JSON.stringify(to ? { text, model, to } : { text, model })
+  const found = await ask<Message & { languages?: string[]; to?: string | null }>('api/trace', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body, signal })
+  return { trace: decode(found), languages: found.languages ?? [], to: found.to ?? '' }
 }
 
 async function ask<T>(path: string, init?: RequestInit): Promise<T> {

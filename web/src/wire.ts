@@ -3,21 +3,27 @@
 
 interface Packed { shape: number[]; dtype: 'float32' | 'uint8'; data: string }
 
+// A model of one stack has calls of one kind; a translator has an encoder, a decoder's own and its look at the source.
+export const KINDS = ['encoder', 'self', 'cross'] as const
+export type Kind = (typeof KINDS)[number]
+
 interface PackedCall {
-  layer: number; kind: 'self' | 'cross'; scale: number; softcap: number | null
+  layer: number; kind: Kind; scale: number; softcap: number | null
   q: Packed; k: Packed; v: Packed; lse: Packed; bias: Packed | null; hidden: Packed; reasons: string[]
 }
 
 export interface Message {
   format: string
   model: { name: string; layers: number; heads: number; kv_heads: number }
-  tokens: string[]
+  tokens: string[]        // of a translation those of the target, the start mark first
+  translation: Translation | null
   kernel: string
   certificate: Certificate
   calls: PackedCall[]
   next: Next[]
 }
 
+export interface Translation { source: string; target: string; tokens: string[] }
 export interface Certificate { row_sum_error: number; output_error: number }
 export interface Candidate { token: string; p: number }
 export interface Next { after: number; candidates: Candidate[] }
@@ -27,7 +33,7 @@ export interface Tensor { shape: number[]; data: Float32Array | Uint8Array }
 // One call of attention: h query heads on g key/value heads, i queries, j keys, widths d and e.
 export interface Call {
   layer: number
-  kind: 'self' | 'cross'
+  kind: Kind
   scale: number
   softcap: number | null
   q: Tensor               // (h, i, d)
@@ -42,6 +48,7 @@ export interface Call {
 export interface Trace {
   model: Message['model']
   tokens: string[]
+  translation: Translation | null
   kernel: string
   certificate: Certificate
   calls: Call[]
@@ -78,6 +85,12 @@ export function vector(t: Tensor, a: number, b: number): Float32Array | Uint8Arr
 export function at(t: Tensor, a: number, b: number, c: number): number {
   const [x, y, z] = t.shape
   return t.data[((x === 1 ? 0 : a) * y + (y === 1 ? 0 : b)) * z + (z === 1 ? 0 : c)]
+}
+
+// The labels of a call's queries and of its keys.
+export function axes(trace: Trace, kind: Kind | null): [string[], string[]] {
+  const source = trace.translation?.tokens ?? trace.tokens
+  return [kind === 'encoder' ? source : trace.tokens, kind === 'encoder' || kind === 'cross' ? source : trace.tokens]
 }
 
 // How many heads, queries and keys a call has, and which key/value head a query head reads.

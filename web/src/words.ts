@@ -5,7 +5,7 @@ const en = {
   title: 'Klieg',
   tagline: 'what a Transformer attends to',
   model: 'Model',
-  shape: (layers: number, heads: number, groups: number) =>
+  shape: (layers: string, heads: number, groups: number) =>
     `${layers} layers · ${heads} heads${groups < heads ? ` · ${groups} K/V groups` : ''}`,
   theme: 'Light or dark',
   language: 'Language',
@@ -78,6 +78,18 @@ const en = {
   sees: (token: string) => `Where “${token}” looks`,
   future: 'hidden',
   sentence: (query: string, key: string, share: string) => `“${query}” looks most at “${key}”: ${share}.`,
+  kind: 'Attention of',
+  kinds: { encoder: 'Encoder', self: 'Decoder', cross: 'Cross-attention' },
+  kindHelp: {
+    encoder: 'the source looks at itself', self: 'the target looks at itself, never ahead', cross: 'the target looks at the source',
+  },
+  source: 'Source',
+  target: 'Target',
+  into: 'Into',
+  translationHelp: 'Point at a word of the target to see its words of the source, or the other way round.',
+  lookedAt: (token: string) => `Who looks at “${token}”`,
+  writesAfter: (prefix: string) => `What the decoder writes after “${prefix}”`,
+  noDistance: 'Two texts have no distance between them',
   keys: { move: 'move', layer: 'layer', head: 'head', all: 'all products', back: 'back', theme: 'theme', text: 'text', scale: 'scale' },
 }
 
@@ -156,6 +168,16 @@ const zh: typeof en = {
   sees: (token) => `“${token}”的目光`,
   future: '未见',
   sentence: (query, key, share) => `“${query}”看得最多的是“${key}”：${share}。`,
+  kind: '哪一种注意力',
+  kinds: { encoder: '编码器', self: '解码器', cross: '交叉注意力' },
+  kindHelp: { encoder: '原文看原文', self: '译文看译文，但看不到后面', cross: '译文看原文' },
+  source: '原文',
+  target: '译文',
+  into: '译成',
+  translationHelp: '指向译文的一个词，就看到它所看的原文；反过来也可以。',
+  lookedAt: (token) => `谁在看“${token}”`,
+  writesAfter: (prefix) => `解码器在“${prefix}”之后写什么`,
+  noDistance: '两段文字之间没有距离',
   keys: { move: '移动', layer: '层', head: '头', all: '全部乘积', back: '返回', theme: '明暗', text: '文字', scale: '刻度' },
 }
 

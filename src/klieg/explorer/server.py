@@ -37,7 +37,9 @@ NAMES = ("127.0.0.1", "localhost", "[::1]")  # under which a browser on this mac
 BODY = 1_000_000  # bytes of a request
 _SCRIPT = re.compile(r"<script\b[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 
-Traced = Callable[[str, str], dict]  # (model, text) -> views.wire of its trace; may raise KliegError
+# (model, text, a translator's target language or None) -> views.wire of the trace, and of a translator of several languages
+# these and the one that was taken, as `languages` and `to`; may raise KliegError
+Traced = Callable[[str, str, str | None], dict]
 
 
 class Guard:
@@ -72,7 +74,7 @@ class Guard:
 
 
 def application(models: list[str], trace: Traced, port: int = 8137, html: str | None = None) -> FastAPI:
-    """The page at /, the names at /api/models, and at /api/trace what `trace(model, text)` gives.
+    """The page at /, the names at /api/models, and at /api/trace what `trace(model, text, to)` gives.
 
     `html` replaces the built page. Models run one at a time: they share the machine's cores.
     """
@@ -101,12 +103,11 @@ def application(models: list[str], trace: Traced, port: int = 8137, html: str | 
 
     @app.post("/api/trace")
     async def traced(request: Request) -> Response:
-        model, text = _question(await _body(request), models)
-        return JSONResponse(await asyncio.to_thread(run, model, text))
+        return JSONResponse(await asyncio.to_thread(run, *_question(await _body(request), models)))
 
-    def run(model: str, text: str) -> dict:
+    def run(model: str, text: str, to: str | None) -> dict:
         with running:
-            return trace(model, text)
+            return trace(model, text, to)
 
     app.add_middleware(Guard, port=port)
     return app
@@ -157,18 +158,18 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _question(body: bytes, models: list[str]) -> tuple[str, str]:
-    """The model and the text that a body asks for."""
+def _question(body: bytes, models: list[str]) -> tuple[str, str, str | None]:
+    """The model and the text that a body asks for, and the language that it is to be translated into."""
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError):
         raise KliegError('the request is no JSON; send {"text": ..., "model": ...}.') from None
-    text, model = (asked.get("text"), asked.get("model")) if isinstance(asked, dict) else (None, None)
-    if not isinstance(text, str) or not isinstance(model, str):
+    text, model, to = map(asked.get, ("text", "model", "to")) if isinstance(asked, dict) else (None, None, None)
+    if not isinstance(text, str) or not isinstance(model, str) or not isinstance(to, str | None):
         raise KliegError('the request needs a text and a model: {"text": ..., "model": ...}.')
     if model not in models:
         raise KliegError(f"this server was not started with the model {model!r}. It has: {', '.join(models)}.")
-    return model, text
+    return model, text, to
 
 
 def _refused(status: int, line: str) -> Response:

@@ -69,7 +69,8 @@ class arithmetic:
             yield phrase("cell", self.language, INK, weight=Span(exact(c.weight), AMBER, True), **names)
         else:
             yield phrase("no cell", self.language, INK, reason=reason(c.reason, self.language), **names)
-        yield [Span(self._say("place", layer=c.layer, head=c.head, query=c.query, key=c.key), FAINT)]
+        kind = "" if c.kind == "self" else f"{self._say(c.kind)} · "
+        yield [Span(kind + self._say("place", layer=c.layer, head=c.head, query=c.query, key=c.key), FAINT)]
         yield []
 
     def _products(self, columns: int) -> Iterator[Sequence[Span]]:

@@ -2,15 +2,17 @@
 
 What the mask hides is a dot. What does not fit is left out in whole rows and columns, the
 picture says which tokens those are and how much of the chosen token's weight they hold.
+Queries and keys of a translator's cross-attention are of two texts, and each axis has its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from klieg.errors import KliegError, nearest
 from klieg.trace import Call, Trace
-from klieg.views.focus import chosen
+from klieg.views.focus import chosen, labels
 from klieg.views.glyphs import crop, safe, width
 from klieg.views.palette import LIGHT, Paint, Theme
 from klieg.views.picture import FAINT, INK, PAPER, Cell, Mark, Medium, Picture, Ramp, Rule, Span, Text
@@ -20,68 +22,83 @@ from klieg.views.words import phrase, say
 
 MOST = 96        # rows and columns on paper; more could not be told apart
 LABEL = 14       # columns of a token's label
+TALL = 24        # rows in a terminal, where they are not the tokens of the columns
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the cells are: the tokens shown, the corner, the size of a cell, and the decimals inside it."""
+    """Where the cells are: the queries and keys shown, the corner, the size of a cell, and the decimals inside it."""
 
-    shown: range
+    rows: range
+    keys: range
     left: float
     top: float
     width: float
     height: float
     gap: float
     decimals: int | None
-    labels: tuple[str, ...]
+    queries: tuple[str, ...]
+    """The label of every query, whole, also of those that are not shown."""
+    names: tuple[str, ...]
+    """The label of every key, as long as there is room."""
     turn: float
     """Columns from which on a key's label is written aslant."""
 
     def x(self, key: int) -> float:
-        return self.left + (key - self.shown.start) * (self.width + self.gap)
+        return self.left + (key - self.keys.start) * (self.width + self.gap)
 
     def y(self, query: int) -> float:
-        return self.top + (query - self.shown.start) * (self.height + self.gap)
+        return self.top + (query - self.rows.start) * (self.height + self.gap)
 
     @property
     def right(self) -> float:
-        return self.x(self.shown.stop) - self.gap
+        return self.x(self.keys.stop) - self.gap
 
     @property
     def bottom(self) -> float:
-        return self.y(self.shown.stop) - self.gap
+        return self.y(self.rows.stop) - self.gap
 
 
 def heatmap(trace: Trace, layer: int, head: int, stage: str = "weights", scale: str = "linear", theme: Theme = LIGHT, *,
-            token: int | None = None, medium: Medium = PAPER, room: float | None = None, finest: int = 4,
-            most: int = MOST, bare: bool = False, heading: str | None = None, language: str = "en") -> Picture:
+            kind: str | None = None, token: int | None = None, medium: Medium = PAPER, room: float | None = None,
+            finest: int = 4, most: int = MOST, bare: bool = False, heading: str | None = None,
+            language: str = "en") -> Picture:
     """The map of one head at one stage (dot, scaled, masked or weights) on one scale (linear, log or no-first).
 
     room: the columns there are in a terminal, and finest: decimals of scores there; paper takes what it needs.
-    most: rows and columns; bare: small cells without numbers, in a terminal; heading: in place of the layer and the head.
+    most: columns; bare: small cells without numbers, in a terminal; heading: in place of the layer and the head.
     """
     if stage not in STAGES:
         raise KliegError(f"there is no stage {stage!r}." + nearest(stage, list(STAGES)))
-    call, token = trace[layer], chosen(trace, token)
+    kind = kind or trace.kind
+    call, token = trace[layer, kind], chosen(trace, token, kind)
     table = Table.of(call, head, stage)
     beside = 9 if stage == "weights" and not bare else 0
-    labels = [safe(t) for t in trace.tokens]
-    grid = _bare(labels, token, room or 100) if bare else _grid(labels, table, token, medium, room, most, finest, beside)
+    queries, keys = (tuple(map(safe, axis)) for axis in labels(trace, call))
+    around = (token, token) if kind != "cross" else (token, int(call.row(head, token).argmax()))
+    grid = (_bare(queries, keys, around, room or 100) if bare else
+            _grid(queries, keys, table, around, medium, room, most, finest, beside))
     ramp = fit(stage, scale, table)
-    place = say("layer and head", language, layer=layer, head=head)
+    place = located(trace, layer, head, kind, language)
     name = f"{say(stage, language)} = {formula(call, stage)}"
     title = _title(place if heading is None else heading, say(stage, language), formula(call, stage), medium)
-    marks: list[Mark] = [*title, *_labels(grid, token, medium, _short(grid) if bare else grid.labels)]
+    marks: list[Mark] = [*title, *_labels(grid, token, medium, _short(grid) if bare else grid.names)]
     marks += _cells(grid, table, ramp, medium, say(stage, language))
     if beside:
         marks += _sums(grid, table, medium, language)
-    if medium is PAPER and token in grid.shown:
+    if medium is PAPER and token in grid.rows:
         marks.append(_frame(grid.left, grid.y(token), grid.right, grid.y(token) + grid.height, Paint("query"), 2))
-    feet, height = _foot(grid, table, stage, ramp, trace, token, medium, language)
+    feet, height = _foot(grid, table, stage, ramp, call, token, medium, language)
     marks += feet
     across = max(reach(mark, medium) for mark in marks)
     return Picture(across if room is None else min(across, room), height, tuple(marks),
                    safe(f"{trace.model}: {place}, {name}"), theme, medium)
+
+
+def located(trace: Trace, layer: int, head: int, kind: str, language: str) -> str:
+    """The layer and the head in words, and of a translator the kind of attention."""
+    place = say("layer and head", language, layer=layer, head=head)
+    return place if trace.source is None else f"{place} · {say(kind, language)}"
 
 
 def formula(call: Call, stage: str) -> str:
@@ -90,7 +107,8 @@ def formula(call: Call, stage: str) -> str:
     dot = f"QKᵀ / √{d}" if abs(call.scale * d ** 0.5 - 1) < 1e-9 else f"{call.scale:.6g} · QKᵀ"
     scaled = dot if call.softcap is None else f"{call.softcap:g} · tanh({dot} / {call.softcap:g})"
     scaled += "" if call.bias is None else " + bias"
-    return {"dot": "QKᵀ", "scaled": scaled, "masked": f"{scaled} + mask", "weights": f"softmax({scaled} + mask)"}[stage]
+    masked = f"{scaled} + mask" if call.mask.rules else scaled
+    return {"dot": "QKᵀ", "scaled": scaled, "masked": masked, "weights": f"softmax({masked})"}[stage]
 
 
 def number(value: float, decimals: int, medium: Medium) -> str:
@@ -117,44 +135,47 @@ def ranges(ends: list[tuple[int, int]], language: str) -> str:
     return say("and", language).join(spread(a, b) for a, b in ends if a <= b)
 
 
-def _grid(labels: list[str], table: Table, token: int, medium: Medium, room: float | None,
-          most: int, finest: int, beside: int) -> Grid:
-    """The tokens that fit around the chosen one, with the most decimals that fit."""
+def _grid(queries: tuple[str, ...], keys: tuple[str, ...], table: Table, around: tuple[int, int], medium: Medium,
+          room: float | None, most: int, finest: int, beside: int) -> Grid:
+    """The tokens that fit around the chosen query and key, with the most decimals that fit."""
     if medium is PAPER:
-        shown = _window(len(labels), token, most)
-        cell = min(max(900 / len(shown), 11), 42 if len(shown) <= 8 else 38)
-        longest = max(width(labels[t]) for t in shown) * medium.char
-        turned = longest > cell + 4
+        rows, shown = _window(len(queries), around[0], most), _window(len(keys), around[1], most)
+        cell = min(max(900 / max(len(shown), len(rows)), 11), 42 if len(shown) <= 8 else 38)
+        above = max(width(keys[t]) for t in shown) * medium.char
+        turned = above > cell + 4
         turn = (cell + 4) / medium.char if cell >= 28 else -1.0 if turned else LABEL
-        left = min(longest, LABEL * medium.char) + 12
-        above = 0.75 * min(longest, LABEL * medium.char) + 8 if turned else 20
-        return Grid(shown, left, 2 * medium.line + 26 + above, cell, min(cell, 34), 1 if cell > 14 else 0,
-                    _decimals(table, shown, (cell - 2) / 6.4, medium), tuple(crop(label, LABEL) for label in labels), turn)
-    gutter = min(max(map(width, labels)), LABEL) + 1
+        left = min(max(width(queries[t]) for t in rows), LABEL) * medium.char + 12
+        top = 2 * medium.line + 26 + (0.75 * min(above, LABEL * medium.char) + 8 if turned else 20)
+        return Grid(rows, shown, left, top, cell, min(cell, 34), 1 if cell > 14 else 0,
+                    _decimals(table, rows, shown, (cell - 2) / 6.4, medium), queries,
+                    tuple(crop(label, LABEL) for label in keys), turn)
+    gutter = min(max(map(width, queries)), LABEL) + 1
     left_over = (room or 100) - gutter - beside
     for decimals in (4, 2, 4) if beside else (finest, 2):
-        cell = _longest(table, None, decimals, medium) + 2
-        if cell * len(labels) <= left_over:
+        cell = _longest(table, None, None, decimals, medium) + 2
+        if cell * len(keys) <= left_over:
             break
-    shown = _window(len(labels), token, max(min(int(left_over // cell), most), 1))
-    cropped = tuple(crop(label, cell - 2) if i in shown else label for i, label in enumerate(labels))
-    return Grid(shown, gutter, 2, cell, 1, 0, decimals, cropped, LABEL)
+    shown = _window(len(keys), around[1], max(min(int(left_over // cell), most), 1))
+    rows = shown if around[0] == around[1] and len(queries) == len(keys) else _window(len(queries), around[0], TALL)
+    names = tuple(crop(label, cell - 2) if j in shown else label for j, label in enumerate(keys))
+    return Grid(rows, shown, gutter, 2, cell, 1, 0, decimals, queries, names, LABEL)
 
 
-def _bare(labels: list[str], token: int, room: float) -> Grid:
+def _bare(queries: tuple[str, ...], keys: tuple[str, ...], around: tuple[int, int], room: float) -> Grid:
     """Cells of three columns, or of two where there are many tokens, and nothing in them."""
-    gutter = min(max(map(width, labels)), LABEL) + 1
-    cell = 3 if 3 * len(labels) <= room - gutter else 2
-    shown = _window(len(labels), token, max(int((room - gutter) // cell), 1))
-    return Grid(shown, gutter, 2, cell, 1, 0, None, tuple(crop(label, LABEL) for label in labels), LABEL)
+    gutter = min(max(map(width, queries)), LABEL) + 1
+    cell = 3 if 3 * len(keys) <= room - gutter else 2
+    shown = _window(len(keys), around[1], max(int((room - gutter) // cell), 1))
+    rows = shown if around[0] == around[1] and len(queries) == len(keys) else _window(len(queries), around[0], MOST)
+    return Grid(rows, shown, gutter, 2, cell, 1, 0, None, queries, tuple(crop(label, LABEL) for label in keys), LABEL)
 
 
 def _short(grid: Grid) -> tuple[str, ...]:
     """Names of the columns where cells are small: the characters if all of them fit, else every fifth number."""
-    characters = tuple(label.partition(" ")[0] for label in grid.labels)
-    if all(width(characters[i]) <= grid.width - 1 for i in grid.shown if i):
+    characters = tuple(label.partition(" ")[0] for label in grid.names)
+    if all(width(characters[j]) <= grid.width - 1 for j in grid.keys if j):
         return ("", *characters[1:])
-    return tuple(str(i) if i % 5 == 0 else "" for i in range(len(grid.labels)))
+    return tuple(str(j) if j % 5 == 0 else "" for j in range(len(grid.names)))
 
 
 def _window(count: int, token: int, most: int) -> range:
@@ -163,15 +184,15 @@ def _window(count: int, token: int, most: int) -> range:
     return range(start, min(start + most, count))
 
 
-def _longest(table: Table, shown: range | None, decimals: int, medium: Medium) -> int:
+def _longest(table: Table, rows: range | None, keys: range | None, decimals: int, medium: Medium) -> int:
     """Characters of the longest number, which is the least or the largest one."""
-    return max(len(number(v, decimals, medium)) for v in table.limits(shown))
+    return max(len(number(v, decimals, medium)) for v in table.limits(rows, keys))
 
 
-def _decimals(table: Table, shown: range, columns: float, medium: Medium) -> int | None:
+def _decimals(table: Table, rows: range, keys: range, columns: float, medium: Medium) -> int | None:
     """Two decimals if every number then fits its cell, else one where numbers are large, else None: no figures."""
-    large = max(map(abs, table.limits(shown))) >= 10
-    return next((d for d in ((2, 1) if large else (2,)) if _longest(table, shown, d, medium) <= columns), None)
+    large = max(map(abs, table.limits(rows, keys))) >= 10
+    return next((d for d in ((2, 1) if large else (2,)) if _longest(table, rows, keys, d, medium) <= columns), None)
 
 
 def _title(heading: str, name: str, formula: str, medium: Medium) -> list[Mark]:
@@ -184,30 +205,32 @@ def _title(heading: str, name: str, formula: str, medium: Medium) -> list[Mark]:
 
 def _labels(grid: Grid, token: int, medium: Medium, keys: tuple[str, ...]) -> list[Mark]:
     """Keys above the columns, queries before the rows; wide characters are drawn larger."""
-    marks: list[Mark] = []
-    for i in grid.shown:
-        label = grid.labels[i]
-        size = 13 if medium is not PAPER else min(15 if width(label) > len(label) else 13, max(grid.height - 1, 8))
-        row = Span(label, Paint("query"), bold=i == token)
-        column = Span(keys[i], Paint("key"))
-        if medium is PAPER:
-            middle = grid.x(i) + grid.width / 2
-            aslant = width(label) > grid.turn
-            marks.append(Text(middle, grid.top - medium.line - 3, (column,), "start" if aslant else "middle", size,
-                              turn=-45 if aslant else 0))
-            marks.append(Text(grid.left - 10, grid.y(i) + (grid.height - medium.line) / 2, (row,), "end", size))
+    paper = medium is PAPER
+    columns, rows = [], []
+
+    def size(label: str) -> float:
+        return min(15 if width(label) > len(label) else 13, max(grid.height - 1, 8)) if paper else 13
+
+    for j in grid.keys:
+        column = Span(keys[j], Paint("key"))
+        if paper:
+            aslant = width(keys[j]) > grid.turn
+            columns.append(Text(grid.x(j) + grid.width / 2, grid.top - medium.line - 3, (column,),
+                                "start" if aslant else "middle", size(keys[j]), turn=-45 if aslant else 0))
         else:
-            marks.append(Text(grid.x(i) + grid.width - 1, grid.top - 1, (column,), "end"))
-            row = Span(crop(label, int(grid.left) - 1), row.paint, row.bold)
-            marks.append(Text(grid.left - 1, grid.y(i), (row,), "end"))
-    return marks
+            columns.append(Text(grid.x(j) + grid.width - 1, grid.top - 1, (column,), "end"))
+    for i in grid.rows:
+        row = (Span(crop(grid.queries[i], LABEL if paper else int(grid.left) - 1), Paint("query"), bold=i == token),)
+        left, y = (grid.left - 10, grid.y(i) + (grid.height - medium.line) / 2) if paper else (grid.left - 1, grid.y(i))
+        rows.append(Text(left, y, row, "end", size(grid.queries[i])))
+    return [mark for pair in zip_longest(columns, rows) for mark in pair if mark is not None]
 
 
 def _cells(grid: Grid, table: Table, ramp: Scale, medium: Medium, name: str) -> list[Mark]:
     cells: list[Mark] = []
-    for i, row in zip(grid.shown, table.cut(grid.shown), strict=True):
-        for j, value in zip(grid.shown, row, strict=True):
-            pair = f"query {grid.labels[i]}, key {grid.labels[j]}"
+    for i, row in zip(grid.rows, table.cut(grid.rows, grid.keys), strict=True):
+        for j, value in zip(grid.keys, row, strict=True):
+            pair = f"query {crop(grid.queries[i], LABEL)}, key {grid.names[j]}"
             hidden = ramp.hides_first and j == 0
             digits = "" if value is None or grid.decimals is None else number(value, grid.decimals, medium)
             cells.append(Cell(
@@ -226,7 +249,7 @@ def _sums(grid: Grid, table: Table, medium: Medium, language: str) -> list[Mark]
     marks: list[Mark] = [Text(right + wide, grid.top - 1 if medium is not PAPER else grid.top - height - 3,
                               (Span(say("sum", language), FAINT),), "end", 12)]
     sums = table.sums()
-    for i in grid.shown:
+    for i in grid.rows:
         y = grid.y(i) + (grid.height - height) / 2 if medium is PAPER else grid.y(i)
         marks.append(Text(right + wide, y, (Span(number(sums[i], 4, medium), FAINT),), "end", size))
     return marks
@@ -239,7 +262,7 @@ def _frame(left: float, top: float, right: float, bottom: float, paint: Paint, t
                 thickness, dashed)
 
 
-def _foot(grid: Grid, table: Table, stage: str, ramp: Scale, trace: Trace, token: int,
+def _foot(grid: Grid, table: Table, stage: str, ramp: Scale, call: Call, token: int,
           medium: Medium, language: str) -> tuple[list[Mark], float]:
     """The colour bar, the first token's share, and what is left out; and how high the picture is with them."""
     paper = medium is PAPER
@@ -248,9 +271,9 @@ def _foot(grid: Grid, table: Table, stage: str, ramp: Scale, trace: Trace, token
     y = grid.bottom + (10 if paper else 0)
     if paper:
         marks.append(Ramp(0, 2 * medium.line + 6, max(min(grid.right, 240), 150), 8, ramp.ramp, low, high))
-        if ramp.hides_first or (stage == "weights" and 0 in grid.shown):
+        if ramp.hides_first or (stage == "weights" and call.kind == "self" and 0 in grid.keys):
             marks.append(_frame(grid.left, grid.top, grid.left + grid.width, grid.bottom, FAINT, 1, dashed=True))
-    said = _said(grid, table, stage, ramp, trace, token, language)
+    said = _said(grid, table, stage, ramp, call, token, language)
     for spans in said:
         marks.append(Text(0 if paper else grid.left, y, spans, size=12))
         y += medium.line
@@ -274,26 +297,34 @@ def limit(value: float, medium: Medium) -> str:
     return f"{value:.4g}".replace("e-0", "e-").replace("-", medium.minus)
 
 
-def _said(grid: Grid, table: Table, stage: str, ramp: Scale, trace: Trace, token: int,
+def _said(grid: Grid, table: Table, stage: str, ramp: Scale, call: Call, token: int,
           language: str) -> list[tuple[Span, ...]]:
     """The lines under the map."""
     lines = []
-    if stage == "masked" and table.masks:
+    if stage == "masked" and not call.mask.rules:
+        lines.append(phrase("unmasked", language))
+    elif stage == "masked" and table.masks:
         lines.append(phrase("future", language))
     later = table.first()
-    if stage == "weights" and later:
-        share, rows = percent(sum(later) / len(later)), spread(1, table.count - 1)
+    if stage == "weights" and later and (ramp.hides_first or call.kind == "self"):
+        share, rows = percent(sum(later) / len(later)), spread(1, call.queries - 1)
         lines.append(phrase("hidden" if ramp.hides_first else "sink", language, share=share, rows=rows))
-    count = table.count
-    if len(grid.shown) < count:
-        tokens = ranges([(0, grid.shown.start - 1), (grid.shown.stop, count - 1)], language)
+    missing = _missing(grid.keys, call.keys, language)
+    if missing:
         if stage == "weights":
-            outside = table.outside(token, grid.shown)
-            lines.append(phrase("left out", language, tokens=tokens, share=percent(outside),
-                                token=Span(safe(trace.tokens[token]), Paint("query"))))
+            outside = table.outside(token, grid.keys)
+            lines.append(phrase("left out", language, tokens=missing, share=percent(outside),
+                                token=Span(grid.queries[token], Paint("query"))))
         else:
-            lines.append(phrase("left out of", language, tokens=tokens))
+            lines.append(phrase("left out of", language, tokens=missing))
+    if grid.rows != grid.keys and (missing := _missing(grid.rows, call.queries, language)):
+        lines.append(phrase("left out queries", language, tokens=missing))
     return lines
+
+
+def _missing(shown: range, count: int, language: str) -> str:
+    """The numbers of the tokens that are not shown; '' where all are."""
+    return ranges([(0, shown.start - 1), (shown.stop, count - 1)], language) if len(shown) < count else ""
 
 
 def reach(mark: Mark, medium: Medium) -> float:

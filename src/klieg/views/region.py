@@ -258,11 +258,10 @@ def _named(trace: Trace, found: Region, role: str, place: int) -> str:
 
 
 def _label(trace: Trace, found: Region, role: str, place: int) -> str:
-    """The label of a token; a cross-attention's keys are of another text, whose tokens a trace does not have."""
-    if role == "key" and found.call.kind == "cross":
-        return ""
+    """The label of a token; '' where the trace does not have its text."""
+    labels = trace.axes(found.call)[role == "key"]
     slot = found.call.slot(place) if role == "query" and found.call.kind != "cross" else place
-    return crop(safe(trace.tokens[slot]), LABEL) if slot < len(trace.tokens) else ""
+    return crop(safe(labels[slot]), LABEL) if slot < len(labels) else ""
 
 
 def _span(ends: tuple[int, int]) -> str:

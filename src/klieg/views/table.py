@@ -26,24 +26,20 @@ class Table:
         return Table(numbers, seen if stage in ("masked", "weights") else seen.new_ones(seen.shape))
 
     @property
-    def count(self) -> int:
-        return len(self.numbers)
-
-    @property
     def masks(self) -> bool:
         """Whether any pair is hidden."""
         return not bool(self.seen.all())
 
-    def cut(self, shown: range) -> list[list[float | None]]:
-        """The rows and columns of some tokens; None where a pair is hidden."""
-        part = slice(shown.start, shown.stop)
-        numbers, seen = self.numbers[part, part].tolist(), self.seen[part, part].tolist()
+    def cut(self, rows: range, keys: range) -> list[list[float | None]]:
+        """Some rows and columns; None where a pair is hidden."""
+        part = slice(rows.start, rows.stop), slice(keys.start, keys.stop)
+        numbers, seen = self.numbers[part].tolist(), self.seen[part].tolist()
         return [[n if s else None for n, s in zip(*row, strict=True)] for row in zip(numbers, seen, strict=True)]
 
-    def limits(self, shown: range | None = None) -> tuple[float, float]:
-        """The least and the largest number that is seen, among some tokens or all; 0 and 0 if there is none."""
-        part = slice(None) if shown is None else slice(shown.start, shown.stop)
-        values = self.numbers[part, part][self.seen[part, part]]
+    def limits(self, rows: range | None = None, keys: range | None = None) -> tuple[float, float]:
+        """The least and the largest number that is seen, in some rows and columns or in all; 0 and 0 if there is none."""
+        part = tuple(slice(None) if some is None else slice(some.start, some.stop) for some in (rows, keys))
+        values = self.numbers[part][self.seen[part]]
         return (values.min().item(), values.max().item()) if len(values) else (0.0, 0.0)
 
     def values(self, after_first: bool = False) -> Tensor:
@@ -59,7 +55,7 @@ class Table:
         """The first key's number in every row after the first that sees it."""
         return self.numbers[1:, 0][self.seen[1:, 0]].tolist()
 
-    def outside(self, row: int, shown: range) -> float:
+    def outside(self, row: int, keys: range) -> float:
         """The sum of a row over the keys that are not shown."""
         line = self.numbers[row].masked_fill(~self.seen[row], 0).double()
-        return (line[:shown.start].sum() + line[shown.stop:].sum()).item()
+        return (line[:keys.start].sum() + line[keys.stop:].sum()).item()

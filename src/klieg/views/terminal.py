@@ -1,6 +1,7 @@
 """What `klieg explain` shows: tokens, heads, every step of one head, the next tokens, the certificate.
 
     console.print(screen(trace, layer=2, head=3))
+    console.print(screen(translation, kind="encoder"))    # or "self", or "cross", which is what comes first
 
 The screen is as wide as the terminal and never wider. A long text is shown around the chosen
 token, and the screen says which tokens are left out.
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import isqrt
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text as Line
@@ -19,10 +19,11 @@ from klieg.trace import Candidate, Trace
 from klieg.views import figures, text
 from klieg.views.focus import Focus, focus
 from klieg.views.glyphs import crop, safe, width
-from klieg.views.heatmap import MOST, ranges
+from klieg.views.heatmap import MOST, located, ranges
 from klieg.views.palette import DARK, Paint, Theme
 from klieg.views.picture import FAINT, INK, TERMINAL, Cell, Picture, Span, Text
 from klieg.views.table import STAGES
+from klieg.views.translation import translated, written
 from klieg.views.words import phrase, say
 
 GAP = 2             # columns between two tables
@@ -44,16 +45,19 @@ class screen:
     """Tokens of interest besides the likeliest; they are shown with their rank."""
     language: str = "en"
     theme: Theme = DARK
+    kind: str | None = None
+    """Of a translator the attention that is opened: encoder, self (the decoder's own) or cross."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self.lines(options.max_width)
 
     def lines(self, columns: int) -> Iterator[Line]:
         """Every line, at most `columns` wide."""
-        seen = focus(self.trace, self.layer, self.head, self.token)
-        gutter = max(width(self._say(key)) for key in ("tokens", "heads", "next")) + 3
+        seen = focus(self.trace, self.layer, self.head, self.token, self.kind)
+        texts = ("tokens",) if self.trace.source is None else ("source", "target", "writes")
+        gutter = max(width(self._say(key)) for key in (*texts, "heads", "next")) + 3
         yield from self._header(columns)
-        yield from self._tokens(seen, gutter, columns)
+        yield from self._texts(seen, gutter, columns)
         yield from self._heads(seen, gutter, columns)
         yield from self._tables(seen, columns)
         yield from self._next(seen, gutter, columns)
@@ -72,39 +76,55 @@ class screen:
         else:
             yield self._line(columns, name)
             yield from (self._line(columns, Span(part, FAINT)) for part in _wrap(rest.split(" · "), " · ", columns))
+        if self.trace.source is not None:
+            source, arrow, target = translated(self.trace)
+            together = sum(width(span.text) for span in (source, arrow, target)) <= columns
+            yield from ([self._line(columns, source, arrow, target)] if together else
+                        [self._line(columns, source), self._line(columns, Span("→ ", FAINT), target)])
         yield self._line(columns)
 
-    def _tokens(self, seen: Focus, gutter: int, columns: int) -> Iterator[Line]:
-        """The tokens with their numbers, the chosen one blue, the one that the opened head is on red."""
+    def _texts(self, seen: Focus, gutter: int, columns: int) -> Iterator[Line]:
+        """The tokens, of a translator those of both texts."""
+        query, key = {seen.token: "query"}, {seen.here.key: "key"}
+        if self.trace.source is None:
+            yield from self._tokens("tokens", self.trace.tokens, key | query, gutter, columns)
+        else:
+            of_source = {"encoder": key | query, "cross": key, "self": {}}[seen.kind]
+            of_target = {"encoder": {}, "cross": query, "self": key | query}[seen.kind]
+            yield from self._tokens("source", self.trace.source.tokens, of_source, gutter, columns)
+            yield from self._tokens("target", self.trace.tokens, of_target, gutter, columns)
+        yield self._line(columns)
+
+    def _tokens(self, name: str, tokens: Sequence[str], roles: dict[int, str], gutter: int, columns: int) -> Iterator[Line]:
+        """The tokens of one text with their numbers: the query blue, the key that the opened head is on red."""
         lines: list[list[Span]] = [[]]
-        first, used = 0, 0
-        for n, token in enumerate(map(safe, self.trace.tokens)):
+        first, used, middle = 0, 0, next((n for n, role in roles.items() if role == "query"), max(roles, default=0))
+        for n, token in enumerate(map(safe, tokens)):
             label = crop(token, max(columns - gutter - 8, 1))
             need = width(f"{n} {label}") + 3
             if lines[-1] and used + need > columns - gutter + 3:
-                if n > seen.token and len(lines) >= LINES:
+                if n > middle and len(lines) >= LINES:
                     break
                 lines.append([])
                 used = 0
-            role = "query" if n == seen.token else "key" if n == seen.here.key else None
+            role = roles.get(n)
             lines[-1] += [Span(f"{n} ", FAINT), Span(label, MARKED.get(role, INK), role is not None), Span("   ")]
             used, first = used + need, n + 1
         kept = lines[-LINES:]
         start = int(kept[0][0].text)
-        name = self._say("tokens")
+        name = self._say(name)
         for n, line in enumerate(kept):
             left = name + " " * (gutter - width(name)) if n == 0 else " " * gutter
             yield self._line(columns, Span(left, INK, True), *line[:-1])
-        out = [(0, start - 1), (first, len(self.trace.tokens) - 1)]
-        if start > 0 or first < len(self.trace.tokens):
+        out = [(0, start - 1), (first, len(tokens) - 1)]
+        if start > 0 or first < len(tokens):
             said = self._say("left out of", tokens=ranges(out, self.language))
             yield self._line(columns, Span(" " * gutter), Span(said, FAINT))
-        yield self._line(columns)
 
     def _heads(self, seen: Focus, gutter: int, columns: int) -> Iterator[Line]:
         key = "certain" if seen.here is seen.peak else "certain at"
-        picture = figures.overview(self.trace, seen.token, self.theme, opened=(seen.layer, seen.head), medium=TERMINAL,
-                                   note=figures.certainty(self.trace, seen.peak, self.language, key),
+        picture = figures.overview(self.trace, seen.token, self.theme, kind=seen.kind, opened=(seen.layer, seen.head),
+                                   medium=TERMINAL, note=figures.certainty(self.trace, seen, self.language, key),
                                    room=columns, gutter=gutter, language=self.language)
         yield from self._named("heads", picture)
         yield self._line(columns)
@@ -116,14 +136,14 @@ class screen:
 
     def _tables(self, seen: Focus, columns: int) -> Iterator[Line]:
         """The four stages of the opened head: in a row, in pairs, or under each other, as the width allows."""
-        yield self._line(columns, Span(self._say("layer and head", layer=seen.layer, head=seen.head), INK, True))
+        yield self._line(columns, Span(located(self.trace, seen.layer, seen.head, seen.kind, self.language), INK, True))
         for finest, across in ((4, 4), (4, 2), (3, 2), (4, 1)):
             pictures = [self._table(seen, stage, finest, columns) for stage in STAGES]
             shelves = [pictures[n:n + across] for n in range(0, len(pictures), across)]
             if all(sum(p.width + GAP for p in shelf) - GAP <= columns for shelf in shelves):
                 break
-        fewest = min(isqrt(sum(isinstance(mark, Cell) for mark in p.marks)) for p in pictures)
-        if fewest < len(self.trace.tokens):
+        fewest = min(len({mark.x for mark in p.marks if isinstance(mark, Cell)}) for p in pictures)
+        if fewest < self.trace[seen.layer, seen.kind].keys:
             yield from self._shelf([self._table(seen, "weights", finest, columns, bare=True)], columns)
             shelves = [[self._table(seen, stage, finest, columns, fewest)] for stage in STAGES]
         for shelf in shelves:
@@ -132,8 +152,9 @@ class screen:
     def _table(self, seen: Focus, stage: str, finest: int, columns: int, most: int = MOST, bare: bool = False) -> Picture:
         """One stage; `most` keeps the four on the same tokens where one of them has room for fewer; bare: no numbers."""
         return figures.heatmap(
-            self.trace, seen.layer, seen.head, stage, figures.scale_of(stage, self.scale), self.theme, token=seen.token,
-            medium=TERMINAL, room=columns, finest=finest, most=most, bare=bare, heading="", language=self.language)
+            self.trace, seen.layer, seen.head, stage, figures.scale_of(stage, self.scale), self.theme, kind=seen.kind,
+            token=seen.token, medium=TERMINAL, room=columns, finest=finest, most=most, bare=bare, heading="",
+            language=self.language)
 
     def _shelf(self, pictures: list[Picture], columns: int) -> Iterator[Line]:
         """Pictures next to each other, and an empty line under them."""
@@ -149,10 +170,16 @@ class screen:
         yield self._line(columns)
 
     def _next(self, seen: Focus, gutter: int, columns: int) -> Iterator[Line]:
-        picture = figures.next_tokens(self.trace, self.next, seen.token, self.theme, also=self.also, medium=TERMINAL,
+        after = figures.after_of(seen)
+        picture = figures.next_tokens(self.trace, self.next, after, self.theme, also=self.also, medium=TERMINAL,
                                       room=columns, gutter=gutter, language=self.language)
         yield from self._named("next", picture)
         yield self._line(columns)
+        if self.trace.source is not None:
+            picture = written(self.trace, after, self.theme, medium=TERMINAL, room=columns, gutter=gutter,
+                              language=self.language)
+            yield from self._named("writes", picture)
+            yield self._line(columns)
 
     def _seal(self, seen: Focus, columns: int) -> Iterator[Line]:
         """The certificate, and what to do next."""
@@ -160,8 +187,11 @@ class screen:
         parts = _wrap(bounds[0].text.split(" · "), " · ", columns - width(mark.text))
         for n, part in enumerate(parts):
             yield self._line(columns, mark if n == 0 else Span(" " * width(mark.text)), Span(part, bounds[0].paint))
-        cell = f"--cell {seen.layer}.{seen.head}.{seen.token}.{seen.here.key}"
-        for key, command in (("one weight", cell), ("browser", "klieg serve")):
+        kind = "" if seen.kind == self.trace.kind else f"--kind {seen.kind} "
+        cell = f"{kind}--cell {seen.layer}.{seen.head}.{seen.token}.{seen.here.key}"
+        others = " · ".join(f"--kind {kind}" for kind in ("encoder", "self", "cross") if kind != seen.kind)
+        last = ("browser", "klieg serve") if self.trace.source is None else ("other kinds", others)
+        for key, command in (("one weight", cell), last):
             yield self._line(columns, *phrase(key, self.language, command=Span(command, INK)))
 
 

@@ -19,15 +19,20 @@ CANDIDATES = 10
 
 
 def wire(trace: Trace) -> dict[str, Any]:
-    """The whole trace of the first text of a batch, as plain lists, numbers and strings."""
-    sealed = trace.certificate
+    """The whole trace of the first text of a batch, as plain lists, numbers and strings.
+
+    Of a translation it has the calls of all three kinds, and `translation`: both texts and the source's tokens.
+    """
+    sealed, source = trace.certificate, trace.source
+    both = None if source is None else {"source": source.text, "target": trace.text, "tokens": list(source.tokens)}
     return {
         "format": FORMAT,
         "model": {"name": trace.model, "layers": trace.layers, "heads": trace.heads, "kv_heads": trace.kv_heads},
         "tokens": list(trace.tokens),
+        "translation": both,
         "kernel": trace.kernel,
         "certificate": {"row_sum_error": sealed.row_sum_error, "output_error": sealed.output_error},
-        "calls": [_call(call) for call in trace.stack],
+        "calls": [_call(call) for call in (trace.stack if source is None else trace.calls)],
         "next": [{"after": n, "candidates": [{"token": c.token, "p": c.p} for c in trace.next_tokens(CANDIDATES, n)]}
                  for n in range(len(trace.tokens))],
     }

@@ -1,0 +1,79 @@
+"""How well do our translators translate, beside the published figures on the same test sets?
+
+Models of several seeds may be given; the mean is printed with each. The search is beam 5. Nothing
+is chosen here: choices are made on the validation part, by the recipe.
+
+    python benchmarks/bleu.py multi30k en-de runs/multi30k-en-de/model [MORE ...] [--data FOLDER]
+    python benchmarks/bleu.py tatoeba en-zh translate [--data FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from klieg.beam import Search
+from klieg.data import data_folder
+from klieg.evaluate import score
+from klieg.pairs import TESTS, lines, together
+from klieg.translate import Translator
+
+PUBLISHED = {
+    ("multi30k", "en-de"): {"test_2016_flickr": 41.02, "test_2017_flickr": 33.36, "test_2017_mscoco": 29.88},
+    ("multi30k", "en-fr"): {"test_2016_flickr": 61.80, "test_2017_flickr": 53.46, "test_2017_mscoco": 44.52},
+    ("tatoeba", "en-de"): {"tatoeba-test-v2021-08-07": 43.7},
+    ("tatoeba", "en-fr"): {"tatoeba-test-v2021-08-07": 50.5},
+    ("tatoeba", "en-zh"): {"tatoeba-test-v2021-08-07": 31.4},
+}
+"""Wu et al. 2021 (text only, tokenised and lower-cased); OPUS-MT (detokenised, 75 million parameters)."""
+
+
+def test_sets(corpus: str, source: str, target: str, data: str | None) -> dict[str, list[tuple[str, str]]]:
+    """The pairs of each test set by its name."""
+    root = data_folder(data)
+    if corpus == "multi30k":
+        return {name: together(*(root / f"multi30k/{name}.lc.norm.tok.{language}" for language in (source, target)))
+                for name in PUBLISHED["multi30k", "en-de"]}
+    other = target if source == "en" else source
+    folder, theirs, english = TESTS[other]
+    name = "tatoeba-test-v2021-08-07"
+    sides = {other: theirs, "en": english}
+    return {name: list(zip(*(lines(root / "testsets/tatoeba" / folder / f"{name}.{sides[language]}") for language in
+                             (source, target)), strict=True))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", choices=["multi30k", "tatoeba"])
+    parser.add_argument("pair", help="en-de, en-fr, en-zh, zh-en")
+    parser.add_argument("models", nargs="+", help="a bundled name or a folder; several are several seeds")
+    parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--alpha", type=float, default=1.0)
+    parser.add_argument("--data", help="folder of texts; by default KLIEG_DATA")
+    given = parser.parse_args()
+    source, target = given.pair.split("-")
+    print(f"| {given.pair} test set | sentences | BLEU | chrF | published BLEU | seconds |")
+    print("|---|---|---|---|---|---|")
+    for name, pairs in test_sets(given.corpus, source, target, given.data).items():
+        found, times = [], []
+        for model in given.models:
+            translator = Translator.load(model)
+            started = time.perf_counter()
+            to = target if translator.languages else None
+            hypotheses = translator.translate([s for s, _ in pairs], to, Search(beam=given.beam, alpha=given.alpha))
+            times.append(time.perf_counter() - started)
+            found.append(score(hypotheses, [t for _, t in pairs], target, tokenized=given.corpus == "multi30k"))
+        each = f" ({', '.join(f'{s.bleu:.2f}' for s in found)})" if len(found) > 1 else ""
+        published = PUBLISHED.get((given.corpus, given.pair), {}).get(name)
+        print(f"| {name} | {len(pairs):,} | {statistics.mean(s.bleu for s in found):.2f}{each} | "
+              f"{statistics.mean(s.chrf for s in found):.2f} | {published or ''} | {statistics.mean(times):.1f} |", flush=True)
+    print(f"\n{found[-1].bleu_signature}; beam {given.beam}, length penalty {given.alpha}; "
+          f"{torch.get_num_threads()} threads; models: {', '.join(Path(m).as_posix() for m in given.models)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,355 @@
+"""Parallel texts for training a translator, and the batches made of them.
+
+A pair is a sentence and its translation. Pairs of like length share a batch, so little of it is
+padding; which pairs, and in what order the batches come, follows from the seed and the epoch
+alone. A translator of several target languages is told the wanted one by a mark before the source.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from klieg.beam import Search, padded, search
+from klieg.data import data_folder, is_validation
+from klieg.encoded import Coded, Entry, Pair
+from klieg.errors import KliegError, nearest
+from klieg.evaluate import bleu
+from klieg.loss import token_loss, twin_loss
+from klieg.parallel import ALONE, Group
+from klieg.recipe import PairSource, PairTraining
+from klieg.segments import Dropout
+from klieg.seq2seq import Marian
+from klieg.tokenizers import Tokenizer
+
+LANGUAGES = {"de": "deu", "fr": "fra", "zh": "cmn"}   # as the files of Tatoeba are called
+WMT14 = {"de": ["training/europarl-v7.de-en", "commoncrawl.de-en", "training/news-commentary-v9.de-en"],
+         "fr": ["training/europarl-v7.fr-en", "commoncrawl.fr-en", "un/undoc.2000.fr-en", "training/news-commentary-v9.fr-en",
+                "giga-fren.release2.fixed"]}
+TESTS = {"de": ("deu-eng", "deu", "eng"), "fr": ("eng-fra", "fra", "eng"), "zh": ("eng-zho", "zho", "eng")}
+
+
+# ---- reading ----
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file, or of a .gz of one; KliegError says at which line and byte it is not UTF-8."""
+    return list(_lines(path))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    found = path if path.is_file() else path.with_name(f"{path.name}.gz")
+    try:
+        with (gzip.open if found.suffix == ".gz" else open)(found, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield _text(found, number, line)
+    except FileNotFoundError:
+        raise KliegError(f"{path} is not there; docs/data.md lists the texts and where they come from.") from None
+    except (OSError, EOFError, zlib.error) as e:
+        raise KliegError(f"{found} cannot be read ({e}); fetch it again.") from None
+
+
+def _text(path: Path, number: int, line: bytes) -> str:
+    line = line.removesuffix(b"\n") if not line.endswith(b"\r\n") else line[:-2]
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as e:
+        raise KliegError(f"{path} is not UTF-8 in line {number} at byte {e.start + 1} of it; convert it first.") from None
+
+
+def together(source: Path, target: Path) -> list[Pair]:
+    """The pairs of two files, line by line; KliegError where one ends before the other."""
+    return list(_together(source, target))
+
+
+def _together(source: Path, target: Path) -> Iterator[Pair]:
+    sides = _lines(source), _lines(target)
+    for number, pair in enumerate(zip_longest(*sides)):
+        if None in pair:
+            shorter, longer = (source, target) if pair[0] is None else (target, source)
+            count = number + 1 + sum(1 for _ in sides[longer is target])
+            raise KliegError(f"{shorter} ends after line {number:,} and {longer} has {count:,} lines; each line needs "
+                             "its translation in the same line of the other file.")
+        yield pair
+
+
+def _multi30k(root: Path, source: str, target: str, split: str, kind: str = "") -> list[Pair]:
+    name = {"train": "train", "validation": "val"}[split]
+    return together(*(root / f"multi30k/{name}{kind}.{language}" for language in (source, target)))
+
+
+def _tokenized(root: Path, source: str, target: str, split: str) -> list[Pair]:
+    return _multi30k(root, source, target, split, ".lc.norm.tok")
+
+
+def _captions(root: Path, source: str, target: str, split: str) -> list[Pair]:
+    """3AM; captions that also occur in its test part are left out."""
+    def part(name: str) -> list[Pair]:
+        return together(*(root / f"en_zh_3am/{name}.{language}" for language in (source, target)))
+
+    tested = {side for pair in part("test") for side in pair}
+    name = {"train": "train", "validation": "val"}[split]
+    return [pair for pair in part(name) if not tested & set(pair)]
+
+
+def _tatoeba(root: Path, source: str, target: str, split: str) -> list[Pair]:
+    """Sentences of Tatoeba, without those of its test sets on either side; one English sentence in a hundred is held out."""
+    other = target if source == "en" else source
+    if other not in LANGUAGES or "en" not in (source, target):
+        raise KliegError(f"tatoeba has no {source}-{target}; it has en with {', '.join(LANGUAGES)}.")
+    rows = [line.split("\t") for line in lines(root / f"tatoeba/{LANGUAGES[other]}.txt")]
+    tested = _tested(root)
+    kept = [(row[0], row[1]) for row in rows if len(row) > 1 and not tested & set(row[:2])
+            and is_validation(row[0]) == (split == "validation")]
+    return kept if source == "en" else [(b, a) for a, b in kept]
+
+
+def _tested(root: Path) -> set[str]:
+    """All sentences of Tatoeba's test sets."""
+    found: set[str] = set()
+    for folder, *languages in TESTS.values():
+        for language in languages:
+            for path in (root / "testsets/tatoeba" / folder).glob(f"*.{language}*"):
+                found.update(lines(path))
+    if not found:
+        raise KliegError(f"{root / 'testsets/tatoeba'} is not there; without it the sentences of the test could not be kept "
+                         "out of training. docs/data.md says where it comes from.")
+    return found
+
+
+def _wmt14(root: Path, source: str, target: str, split: str) -> Iterator[Pair]:
+    """The parts of WMT 2014 in its own order, a pair at a time: in memory they would be gigabytes."""
+    other = target if source == "en" else source
+    if "en" not in (source, target) or other not in WMT14:
+        raise KliegError(f"wmt14 has no {source}-{target}; it has en with {' and '.join(WMT14)}.")
+    for part in WMT14[other] if split == "train" else ["dev/newstest2013"]:
+        yield from _together(*(root / f"wmt14/{part}.{language}" for language in (source, target)))
+
+
+CORPORA: dict[str, Callable[[Path, str, str, str], Iterable[Pair]]] = {
+    "multi30k": _multi30k, "multi30k-tokenized": _tokenized, "captions": _captions, "tatoeba": _tatoeba, "wmt14": _wmt14}
+
+
+def read_pairs(source: PairSource, data: str | None, split: str) -> Iterable[Pair]:
+    """The pairs of one [[data]] entry: a corpus by its name, or NAME.en and NAME.de; `split` is train or validation."""
+    if source.name in CORPORA:
+        return CORPORA[source.name](data_folder(data), source.source, source.target, split)
+    prefix = source.validation if split == "validation" and source.validation else source.name
+    sides = [Path(f"{prefix}.{language}") for language in (source.source, source.target)]
+    if not any(path.is_file() or path.with_name(f"{path.name}.gz").is_file() for path in sides):
+        raise KliegError(f"no corpus or files {prefix!r} ({sides[0]} and {sides[1]}).{nearest(source.name, list(CORPORA))}")
+    pairs = together(*sides)
+    if source.validation:
+        return pairs
+    return [pair for pair in pairs if is_validation(pair[0]) == (split == "validation")]
+
+
+def texts(sources: Iterable[PairSource], data: str | None) -> Iterator[str]:
+    """Both sides of everything that is trained on: what the tokenizer learns from."""
+    for source in sources:
+        for pair in read_pairs(source, data, "train"):
+            yield from pair
+
+
+def marks(sources: Iterable[PairSource]) -> list[str]:
+    """A mark for each target language; none where there is only one."""
+    targets = dict.fromkeys(language for s in sources for language in ([s.target, s.source] if s.both else [s.target]))
+    return [mark_of(language) for language in targets] if len(targets) > 1 else []
+
+
+def mark_of(language: str) -> str:
+    """What stands before a source that is to be translated into a language."""
+    return f">>{language}<<"
+
+
+# ---- batches ----
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """source (b, i), inputs (b, t), int64; real (b, i), bool, or None; targets (b, t), -100 where nothing is predicted."""
+
+    source: Tensor
+    real: Tensor | None
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def count(self) -> int:
+        """Tokens that are predicted, end marks included."""
+        return int((self.targets >= 0).sum())
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The same batch on a device."""
+        real = None if self.real is None else self.real.to(device)
+        return replace(self, source=self.source.to(device), real=real, inputs=self.inputs.to(device),
+                       targets=self.targets.to(device))
+
+    def loss(self, model: Marian, train: PairTraining, run: Callable[..., Tensor] | None = None) -> Tensor:
+        """What is trained on, nats a token, with smoothing and R-Drop; `run` stands in for model.hidden."""
+        half, twice = train.precision == "bf16", train.r_drop > 0
+        given = [self.source, self.inputs, self.real]
+        if twice:
+            given = [x if x is None else torch.cat([x, x]) for x in given]
+        with torch.autocast(self.source.device.type, torch.bfloat16, enabled=half):
+            hidden = (run or model.hidden)(*given)
+        kind, targets = torch.bfloat16 if half else torch.float32, self.targets.flatten()
+        hidden, weight = hidden.flatten(0, 1).to(kind), model.vocabulary.to(kind)
+        if twice:
+            return twin_loss(*hidden.chunk(2), weight, targets, train.label_smoothing, train.r_drop)
+        return token_loss(hidden, weight, targets, train.label_smoothing)
+
+    @torch.no_grad()
+    def surprise(self, model: Marian) -> float:
+        """Mean loss without smoothing, nats a token."""
+        hidden = model.hidden(self.source, self.inputs, self.real)
+        return token_loss(hidden.flatten(0, 1), model.vocabulary, self.targets.flatten()).item()
+
+
+class PairCorpus:
+    """Encoded pairs and the batches made of them."""
+
+    def __init__(self, coded: Coded, tokenizer: Tokenizer, train: PairTraining) -> None:
+        self.coded, self.tokenizer, self._train = coded, tokenizer, train
+        self._pad, self._marks = tokenizer.pad, tokenizer.marks
+        self._lengths = np.stack([coded.sides[0].lengths + 2, coded.sides[1].lengths + 1], axis=1)
+        self._repeats = np.array([repeat for _, repeat in coded.entries])
+        self._epochs: list[int] = []                                # batches of each epoch so far
+        self._current: tuple[int, list[np.ndarray]] = (-1, [])
+        self._dropout = Dropout(tokenizer, train.bpe_dropout) if train.bpe_dropout else None
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The texts of all pairs that are used."""
+        return [(self._text(n, 0), self._text(n, 1)) for n in range(len(self.coded))]
+
+    @property
+    def targets(self) -> list[str | None]:
+        """The language that each pair's source is marked with."""
+        return [self.coded.entries[entry][0] for entry in self.coded.which]
+
+    def _text(self, number: int, side: int) -> str:
+        return self.tokenizer.decode(self.coded.sides[side][number])
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch, each as numbers of pairs."""
+        if self._current[0] != epoch:
+            rng = np.random.default_rng((self._train.seed, epoch))
+            repeats = self._repeats[self.coded.which]
+            whole = np.floor(repeats + rng.random(len(repeats))).astype(np.int64)
+            order = rng.permutation(np.repeat(np.arange(len(whole)), whole))
+            source, target = self._lengths[order].T
+            order = order[np.lexsort((source, target))]
+            found = cut(self._lengths[order], self._train.batch_tokens)
+            batches = [order[start:stop] for start, stop in found]
+            self._current = (epoch, [batches[n] for n in rng.permutation(len(batches))])
+        return self._current[1]
+
+    def batches(self, step: int, train: PairTraining, group: Group = ALONE) -> list[PairBatch]:
+        """The parts of one optimizer step that are this process's."""
+        first = step * train.accumulate
+        return [self.batch(*self._place(part), part) for part in group.share(range(first, first + train.accumulate))]
+
+    def _place(self, part: int) -> tuple[int, int]:
+        epoch = 0
+        while True:
+            if epoch == len(self._epochs):
+                self._epochs.append(len(self._epoch(epoch)))
+            if part < self._epochs[epoch]:
+                return epoch, part
+            part, epoch = part - self._epochs[epoch], epoch + 1
+
+    def batch(self, epoch: int, index: int, part: int) -> PairBatch:
+        """One batch of an epoch; `part` is its number in the whole run, which seeds the dropout of merges."""
+        numbers = self._epoch(epoch)[index]
+        sides = [[side[n] for n in numbers] for side in self.coded.sides]
+        if self._dropout is not None:
+            random = Random(f"{self._train.seed} {part}")
+            sides = [[self._recut(self._text(n, side), ids, random) for n, ids in zip(numbers, sides[side], strict=True)]
+                     for side in (0, 1)]
+        return self._filled(numbers, *sides)
+
+    def _recut(self, text: str, ids: list[int], random: Random) -> list[int]:
+        """The text in other pieces; in its own where the others would be too many."""
+        others = self._dropout.encode(text, random)
+        return others if len(others) + 2 <= self._train.longest else ids
+
+    def _filled(self, numbers: Iterable[int], sources: list[list[int]], targets: list[list[int]]) -> PairBatch:
+        eos = self.tokenizer.eos
+        source, real = padded([[*self._opening(n), *ids, eos] for n, ids in zip(numbers, sources, strict=True)], self._pad)
+        inputs, _ = padded([[self._pad, *ids] for ids in targets], self._pad)
+        wanted, _ = padded([[*ids, eos] for ids in targets], -100)
+        return PairBatch(source, real, inputs, wanted)
+
+    def _opening(self, number: int) -> list[int]:
+        language = self.coded.entries[self.coded.which[number]][0]
+        return [] if language is None else [self._marks[mark_of(language)]]
+
+    def look(self, model: Marian, train: PairTraining, group: Group = ALONE) -> tuple[float, float]:
+        """The loss over all pairs, nats a token, and the BLEU of greedy translations, the mean over target languages.
+
+        The processes of a group share the work.
+        """
+        total, count, (sources, targets) = 0.0, 0, self.coded.sides
+        for start, stop in group.share(cut(self._lengths, self._train.batch_tokens)):
+            numbers = range(start, stop)
+            batch = self._filled(numbers, [sources[n] for n in numbers], [targets[n] for n in numbers])
+            total += batch.to(group.device).surprise(model) * batch.count
+            count += batch.count
+        loss = group.sum(total) / group.sum(count)
+        mine = [[*self._opening(n), *sources[n], self.tokenizer.eos] for n in group.share(range(len(self.coded)))]
+        with nullcontext() if group.device.type == "cpu" else group.device:       # what search() makes is on the model's device
+            found = [self.tokenizer.decode(best[0].ids) for best in search(model, mine, Search(beam=1))]
+        found, languages = group.merge(found), self.targets
+        scores = [self._bleu(found, languages, language) for language in dict.fromkeys(languages)]
+        return loss, sum(scores) / len(scores)
+
+    def _bleu(self, found: list[str], languages: list[str | None], language: str | None) -> float:
+        rows = [n for n, target in enumerate(languages) if target == language]
+        return bleu([found[n] for n in rows], [self._text(n, 1) for n in rows],
+                    self._train.bleu or ("zh" if language == "zh" else "13a"))
+
+
+def cut(lengths: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """Runs (start, stop) of pairs whose padded sides have at most `most` tokens each; lengths (n, 2)."""
+    runs, start, widest = [], 0, 0
+    for n, longer in enumerate(lengths.max(1, initial=0).tolist()):
+        wider = max(widest, longer)
+        if n > start and (n - start + 1) * wider > most:
+            runs.append((start, n))
+            start, wider = n, longer
+        widest = wider
+    return [*runs, (start, len(lengths))] if start < len(lengths) else runs
+
+
+def encode(sources: tuple[PairSource, ...], tokenizer: Tokenizer, train: PairTraining,
+           data: str | None = None) -> tuple[PairCorpus, PairCorpus]:
+    """Training and validation pairs of a mixture; of the latter the first `validation_pairs` of each entry and direction."""
+    found = []
+    for split in ("train", "validation"):
+        rows = _rows(sources, data, split, train)
+        first = next(rows, None)
+        if first is None:
+            raise KliegError(f"the [[data]] tables hold no pairs for {split}; one pair in a hundred is held out where no "
+                             "`validation` files are named, so give more text or name such files.")
+        found.append(PairCorpus(Coded.of(chain([first], rows), tokenizer, train.longest), tokenizer, train))
+    return found[0], found[1]
+
+
+def _rows(sources: tuple[PairSource, ...], data: str | None, split: str, train: PairTraining) -> Iterator[tuple[Pair, Entry]]:
+    """Every pair of a mixture in each of its directions, with the language its source is marked with and its repeats."""
+    marked, held = bool(marks(sources)), split == "validation"
+    for source in sources:
+        for turned in (False, True)[:1 + source.both]:
+            language = source.source if turned else source.target
+            entry = language if marked else None, 1.0 if held else source.repeat
+            for pair in islice(read_pairs(source, data, split), train.validation_pairs if held else None):
+                yield pair[::-1] if turned else pair, entry

@@ -1,0 +1,220 @@
+"""Parallel texts: read line by line, batched by length, the same on every run; and every mistake in them named."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from klieg import models
+from klieg.config import MarianConfig
+from klieg.encoded import Coded
+from klieg.errors import KliegError
+from klieg.pairs import CORPORA, PairCorpus, cut, encode, marks, read_pairs, texts, together
+from klieg.recipe import PairSource, PairTraining
+from klieg.tokenizers import Tokenizer, train
+
+WORDS = "the cat dog moon sees loves finds a little red house and then goes home again".split()
+TRAIN = PairTraining(steps=1, batch_tokens=60, longest=20, accumulate=2, validation_pairs=3)
+
+
+def sentences(count: int) -> list[tuple[str, str]]:
+    """Made-up pairs: the other language is the same words, each turned around."""
+    found = []
+    for n in range(count):
+        words = [WORDS[(n * 7 + m * m + m) % len(WORDS)] for m in range(2 + n % 6)]
+        found.append((" ".join(words) + f" {n}", " ".join(word[::-1] for word in words) + f" {n}"))
+    return found
+
+
+def written(folder: Path, pairs: list[tuple[str, str]], name: str = "mine") -> PairSource:
+    for side, language in enumerate(("en", "xx")):
+        (folder / f"{name}.{language}").write_text("".join(pair[side] + "\n" for pair in pairs), "utf-8")
+    return PairSource(str(folder / name), "en", "xx")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train((side for pair in sentences(200) for side in pair), 400, marks=[">>en<<", ">>xx<<"], opened=False, closed=True)
+
+
+def corpus_of(pairs: list[tuple[str, str]], tokenizer: Tokenizer, settings: PairTraining = TRAIN,
+              repeats: np.ndarray | None = None) -> PairCorpus:
+    entries = [(None, float(repeat)) for repeat in (np.ones(len(pairs)) if repeats is None else repeats)]
+    return PairCorpus(Coded.of(zip(pairs, entries, strict=True), tokenizer, settings.longest), tokenizer, settings)
+
+
+def made(tokenizer: Tokenizer, count: int = 120, **settings: object) -> PairCorpus:
+    return corpus_of(sentences(count), tokenizer, replace(TRAIN, **settings))
+
+
+def tiny(tokenizer: Tokenizer) -> models.Model:
+    torch.manual_seed(0)
+    return models.build(MarianConfig(
+        vocab_size=tokenizer.size, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64,
+        pad_token_id=tokenizer.pad, eos_token_id=tokenizer.eos, decoder_start_token_id=tokenizer.pad,
+        scale_embedding=True)).eval()
+
+
+def test_a_batch_is_what_a_translator_is_trained_on(tokenizer: Tokenizer) -> None:
+    corpus = made(tokenizer)
+    seen: dict[str, str] = {}
+    for index in range(len(corpus._epoch(0))):
+        batch = corpus.batch(0, index, index)
+        assert max(batch.source.numel(), batch.inputs.numel()) <= 60 or len(batch.source) == 1
+        real = torch.ones_like(batch.source, dtype=torch.bool) if batch.real is None else batch.real
+        assert batch.count == int((batch.targets != -100).sum())
+        for row in range(len(batch.source)):
+            source, target = batch.source[row][real[row]].tolist(), batch.targets[row][batch.targets[row] >= 0].tolist()
+            assert source[-1] == target[-1] == tokenizer.eos and (batch.source[row][~real[row]] == tokenizer.pad).all()
+            assert batch.inputs[row].tolist()[:len(target)] == [tokenizer.pad, *target[:-1]]
+            seen[tokenizer.decode(source)] = tokenizer.decode(target)
+    assert seen == dict(sentences(120))
+
+
+def test_batches_follow_from_the_seed_and_the_step(tokenizer: Tokenizer) -> None:
+    first, again, other = made(tokenizer), made(tokenizer), made(tokenizer, seed=1)
+    steps = len(first._epoch(0)) * 3 // 2                       # well into the second epoch
+    expected = [first.batches(step, TRAIN) for step in range(steps)]
+    for step in (steps - 1, 0, steps // 2):
+        for a, b in zip(again.batches(step, TRAIN), expected[step], strict=True):
+            assert torch.equal(a.source, b.source) and torch.equal(a.targets, b.targets)
+    assert any(not torch.equal(a.source, b.source) for step in range(3)
+               for a, b in zip(other.batches(step, TRAIN), expected[step], strict=True))
+
+
+def test_an_epoch_has_every_pair_as_often_as_asked(tokenizer: Tokenizer) -> None:
+    corpus = corpus_of(sentences(60), tokenizer, repeats=np.repeat([1.0, 3.0], 30))
+    counts = np.bincount(np.concatenate(corpus._epoch(2)), minlength=60)
+    assert counts.tolist() == [1] * 30 + [3] * 30
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=40), st.integers(1, 200))
+def test_cuts_cover_all_and_keep_the_limit(lengths: list[tuple[int, int]], most: int) -> None:
+    runs = cut(np.array(lengths), most)
+    assert [n for start, stop in runs for n in range(start, stop)] == list(range(len(lengths)))
+    for start, stop in runs:
+        part = np.array(lengths[start:stop])
+        assert stop - start == 1 or part.max() * len(part) <= most
+
+
+def test_dropout_of_merges_changes_the_pieces_and_not_the_text(tokenizer: Tokenizer) -> None:
+    corpus, plain = made(tokenizer, bpe_dropout=0.3, longest=60), made(tokenizer)
+    batch, again, later, whole = corpus.batch(0, 0, 5), corpus.batch(0, 0, 5), corpus.batch(0, 0, 6), plain.batch(0, 0, 5)
+    assert torch.equal(batch.source, again.source)
+    assert batch.source.tolist() != later.source.tolist() and batch.source.numel() > whole.source.numel()
+    assert [tokenizer.decode(row) for row in batch.source.tolist()] == [tokenizer.decode(row) for row in whole.source.tolist()]
+
+
+def test_several_target_languages_are_told_by_a_mark(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = replace(written(tmp_path, sentences(300)), both=True)
+    assert marks([source]) == [">>xx<<", ">>en<<"] and marks([replace(source, both=False)]) == []
+    corpus, held = encode((source,), tokenizer, TRAIN)
+    assert held.targets == ["xx"] * 3 + ["en"] * 3
+    batch = corpus.batch(0, 0, 0)
+    for row in batch.source.tolist():
+        assert row[0] in (tokenizer.marks[">>en<<"], tokenizer.marks[">>xx<<"])
+        assert (row[0] == tokenizer.marks[">>en<<"]) == (tokenizer.decode(row) not in dict(sentences(300)))
+
+
+def test_held_out_pairs_never_train(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = written(tmp_path, sentences(600))
+    training, held = (read_pairs(source, None, split) for split in ("train", "validation"))
+    assert sorted(training + held) == sorted(sentences(600)) and 0 < len(held) < 30 and not set(training) & set(held)
+    given = replace(source, validation=written(tmp_path, sentences(4), "val").name)
+    assert read_pairs(given, None, "validation") == sentences(4) and len(read_pairs(given, None, "train")) == 600
+    assert list(texts([source], None)) == [side for pair in training for side in pair]
+
+
+def test_pairs_that_cannot_be_used_are_counted(tokenizer: Tokenizer) -> None:
+    pairs = [*sentences(5), ("", "x"), ("y", "  "), ("long " * 10_000, "z")]
+    corpus = corpus_of(pairs, tokenizer)
+    assert corpus.coded.left_out == 3 and corpus.pairs == sentences(5)
+
+
+def test_a_look_is_the_loss_and_the_bleu_of_greedy_translations(tokenizer: Tokenizer) -> None:
+    import sacrebleu
+
+    model, corpus = tiny(tokenizer), made(tokenizer, 9)
+    loss, bleu = corpus.look(model, TRAIN)
+    total = count = 0
+    found = []
+    with torch.no_grad():
+        for source, target in sentences(9):
+            ids = torch.tensor([[*tokenizer.encode(source, bos=False), tokenizer.eos]])
+            wanted = torch.tensor([*tokenizer.encode(target, bos=False), tokenizer.eos])
+            logits = model(ids, torch.cat([torch.tensor([tokenizer.pad]), wanted[:-1]])[None])[0].double()
+            total, count = total + float(F.cross_entropy(logits, wanted, reduction="sum")), count + len(wanted)
+            written = [tokenizer.pad]
+            while len(written) < 2 * ids.shape[1] + 20:
+                logits = model(ids, torch.tensor([written]))[0, -1]
+                logits[tokenizer.pad] = -torch.inf
+                written.append(int(logits.argmax()))
+                if written[-1] == tokenizer.eos:
+                    break
+            found.append(tokenizer.decode(written))
+    assert loss == pytest.approx(total / count, rel=1e-5)
+    assert bleu == pytest.approx(sacrebleu.corpus_bleu(found, [[t for _, t in sentences(9)]]).score)
+
+
+def test_every_mistake_in_a_text_is_one_line(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = written(tmp_path, sentences(5))
+    with (tmp_path / "mine.xx").open("a", encoding="utf-8") as f:
+        f.write("one more\n")
+    with pytest.raises(KliegError, match=r"mine\.en ends after line 5 and .*mine\.xx has 6 lines"):
+        read_pairs(source, None, "train")
+    (tmp_path / "mine.xx").write_bytes(b"good\nbad \xff here\n" + b"good\n" * 3)
+    with pytest.raises(KliegError, match=r"mine\.xx is not UTF-8 in line 2 at byte 5"):
+        read_pairs(source, None, "train")
+    with pytest.raises(KliegError, match="multi30k"):
+        read_pairs(PairSource("multi30", "en", "de"), None, "train")
+    with pytest.raises(KliegError, match="is not there"):
+        together(tmp_path / "no.en", tmp_path / "no.de")
+    with pytest.raises(KliegError, match="hold no pairs for validation"):
+        encode((written(tmp_path, sentences(1)),), tokenizer, TRAIN)
+
+
+def test_packed_files_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.en.gz").write_bytes(gzip.compress(b"one\r\ntwo\r\n"))
+    (tmp_path / "a.xx").write_bytes(b"\xef\xbb\xbfeins\nzwei")
+    assert together(tmp_path / "a.en", tmp_path / "a.xx") == [("one", "eins"), ("two", "zwei")]
+
+
+def test_two_passes_must_agree(tokenizer: Tokenizer) -> None:
+    """R-Drop without dropout is the plain loss, as both passes are one."""
+    model, batch = tiny(tokenizer), made(tokenizer).batch(0, 0, 0)
+
+    def loss(r_drop: float) -> float:
+        torch.manual_seed(4)
+        return batch.loss(model, replace(TRAIN, r_drop=r_drop)).item()
+
+    assert loss(5.0) == pytest.approx(loss(0.0), rel=1e-5)
+    model.train()
+    assert loss(5.0) > loss(1.0) > loss(1e-9)
+
+
+@pytest.mark.skipif(not os.environ.get("KLIEG_DATA"), reason="KLIEG_DATA names no folder of texts")
+@pytest.mark.parametrize("name,target,least", [("multi30k", "de", 29000), ("multi30k-tokenized", "fr", 29000),
+                                               ("captions", "zh", 23000), ("tatoeba", "de", 100_000),
+                                               ("tatoeba", "zh", 15_000)])
+def test_every_corpus_gives_pairs_and_no_test_sentence(name: str, target: str, least: int) -> None:
+    assert name in CORPORA
+    pairs = read_pairs(PairSource(name, "en", target), None, "train")
+    held = read_pairs(PairSource(name, "en", target), None, "validation")
+    assert len(pairs) >= least and len(held) >= 150
+    if name == "tatoeba":
+        root = Path(os.environ["KLIEG_DATA"]) / "testsets/tatoeba"
+        tested = {line for path in root.glob("*/*.gz") for line in gzip.decompress(path.read_bytes()).decode().split("\n")
+                  if line}
+        assert not set(pairs) & set(held) and len(tested) > 10_000 and not any(tested & set(pair) for pair in pairs + held)
+        assert read_pairs(PairSource(name, target, "en"), None, "train")[0] == pairs[0][::-1]
