@@ -39,7 +39,7 @@ LLAMA3 = replace(LLAMA, rope_scaling={"rope_type": "llama3", "factor": 4.0, "low
 
 
 def words_for(config: models.Config) -> Tokenizer:
-    special = {"marks": [">>de<<"], "closed": True} if isinstance(config, MarianConfig) else {}
+    special = {"marks": [">>de<<"], "opened": False, "closed": True} if isinstance(config, MarianConfig) else {}
     return train(iter(TEXTS), 290, **special)
 
 

@@ -125,14 +125,15 @@ def by_hand(model: Marian, source: torch.Tensor, target: torch.Tensor) -> torch.
         return linear(torch.cat(out, 1), f"{name}.out_proj")
 
     def stack(ids, side, heads, layers, memory=None):
+        groups = groups_of[side]
         table = w[f"model.{side}.embed_positions.weight"] if c.learned_positions else sines(99, c.d_model).double()
         x = w["model.shared.weight"][ids] * c.d_model ** 0.5 + table[:len(ids)]
         for n in range(layers):
             at = f"model.{side}.layers.{n}"
-            groups = groups_of[side]
             parts = [("self_attn", lambda y, at=at: attention(y, y, f"{at}.self_attn", heads, groups, side == "decoder"))]
             if side == "decoder":
-                parts.append(("encoder_attn", lambda y, at=at: attention(y, memory, f"{at}.encoder_attn", heads, groups, False)))
+                name = f"{at}.encoder_attn"
+                parts.append(("encoder_attn", lambda y, name=name: attention(y, memory, name, heads, groups, False)))
             parts.append(("final", lambda y, at=at: linear(linear(y, f"{at}.fc1").relu(), f"{at}.fc2")))
             for name, part in parts:
                 x = x + part(norm(x, f"{at}.{name}_layer_norm")) if c.pre_norm else norm(x + part(x), f"{at}.{name}_layer_norm")

@@ -170,6 +170,7 @@ def test_it_stops_when_patience_is_over_and_starts_again_stopped(tmp_path: Path)
     assert list(Trainer(recipe, tmp_path / "run").run()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own
 def test_compiled_training_is_the_same_training(tmp_path: Path) -> None:
     plain = list(Trainer(read(write_recipe(tmp_path, steps=3)), tmp_path / "plain").run())

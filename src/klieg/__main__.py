@@ -6,6 +6,7 @@ Nothing is loaded before Ctrl-C is looked after, so it ends in one line and stat
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 STOPPED = b"klieg: stopped.\n"
@@ -19,8 +20,12 @@ def main() -> None:
         run()
         status = 0
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.write(2, STOPPED)
-        status = 130
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        # Not sys.exit(): Python ends by the signal, and not with 130, if it once came while a string was run as code.
+        os._exit(130)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was to be done is done; only tidying up is left
     sys.exit(status)
 
