@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
@@ -46,6 +45,26 @@ def test_sets(corpus: str, source: str, target: str, data: str | None) -> dict[s
                              (source, target)), strict=True))}
 
 
+def table(corpus: str, pair: str, models: list[str], search: Search, data: str | None) -> list[str]:
+    """The rows of one corpus and pair of languages, and the signature, as Markdown."""
+    source, target = pair.split("-")
+    rows = [f"| {pair} test set | sentences | BLEU | chrF | published BLEU | seconds |", "|---|---|---|---|---|---|"]
+    for name, pairs in test_sets(corpus, source, target, data).items():
+        found, times = [], []
+        for model in models:
+            translator = Translator.load(model)
+            started = time.perf_counter()
+            hypotheses = translator.translate([s for s, _ in pairs], target if translator.languages else None, search)
+            times.append(time.perf_counter() - started)
+            found.append(score(hypotheses, [t for _, t in pairs], target, tokenized=corpus == "multi30k"))
+        each = f" ({', '.join(f'{s.bleu:.2f}' for s in found)})" if len(found) > 1 else ""
+        published = PUBLISHED.get((corpus, pair), {}).get(name)
+        rows.append(f"| {name} | {len(pairs):,} | {statistics.mean(s.bleu for s in found):.2f}{each} | "
+                    f"{statistics.mean(s.chrf for s in found):.2f} | {published or ''} | {statistics.mean(times):.1f} |")
+    return [*rows, "", f"{found[-1].bleu_signature}; beam {search.beam}, length penalty {search.alpha:g}; "
+                       f"{torch.get_num_threads()} threads"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", choices=["multi30k", "tatoeba"])
@@ -55,24 +74,7 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--data", help="folder of texts; by default KLIEG_DATA")
     given = parser.parse_args()
-    source, target = given.pair.split("-")
-    print(f"| {given.pair} test set | sentences | BLEU | chrF | published BLEU | seconds |")
-    print("|---|---|---|---|---|---|")
-    for name, pairs in test_sets(given.corpus, source, target, given.data).items():
-        found, times = [], []
-        for model in given.models:
-            translator = Translator.load(model)
-            started = time.perf_counter()
-            to = target if translator.languages else None
-            hypotheses = translator.translate([s for s, _ in pairs], to, Search(beam=given.beam, alpha=given.alpha))
-            times.append(time.perf_counter() - started)
-            found.append(score(hypotheses, [t for _, t in pairs], target, tokenized=given.corpus == "multi30k"))
-        each = f" ({', '.join(f'{s.bleu:.2f}' for s in found)})" if len(found) > 1 else ""
-        published = PUBLISHED.get((given.corpus, given.pair), {}).get(name)
-        print(f"| {name} | {len(pairs):,} | {statistics.mean(s.bleu for s in found):.2f}{each} | "
-              f"{statistics.mean(s.chrf for s in found):.2f} | {published or ''} | {statistics.mean(times):.1f} |", flush=True)
-    print(f"\n{found[-1].bleu_signature}; beam {given.beam}, length penalty {given.alpha}; "
-          f"{torch.get_num_threads()} threads; models: {', '.join(Path(m).as_posix() for m in given.models)}")
+    print("\n".join(table(given.corpus, given.pair, given.models, Search(beam=given.beam, alpha=given.alpha), given.data)))
 
 
 if __name__ == "__main__":

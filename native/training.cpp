@@ -11,13 +11,7 @@
 #include <cstring>
 
 #include "team.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-// The loader takes the widest version that the processor has.
-#define WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define WIDEST
-#endif
+#include "widest.h"
 
 namespace {
 

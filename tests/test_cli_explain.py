@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_cli import refused, run
+from test_encoders import pretrained
 from test_watch import translator
 
 import klieg
@@ -71,3 +72,21 @@ def test_a_model_that_is_no_translator_has_no_target_and_one_kind() -> None:
                        (["--target", "x"], "no translator"), (["--kind", "cross"], "no attention of kind 'cross'")):
         refused(run("explain", "hi", *argv), said)
     assert run("explain", "hi", "--kind", "self").out == run("explain", "hi").out
+
+
+def test_an_encoder_alone_has_maps_and_no_next_token(tmp_path: Path) -> None:
+    folder = pretrained()
+    ran = run("explain", "The cat sat on the mat", "--model", folder, "--lang", "en", COLUMNS="200")
+    assert ran.status == 0 and "Next" not in ran.text and "all 72 heads checked" in ran.text
+    ran = run("explain", "The cat sat on the mat", "--model", folder, "--json", tmp_path / "a.json", "--svg",
+              tmp_path / "a.svg", "--html", tmp_path / "a.html", "--save", tmp_path / "a.klieg")
+    assert ran.status == 0
+    said = json.loads((tmp_path / "a.json").read_text("utf-8"))
+    assert said["next"] == [] and said["tokens"][1:4] == ["the", "cat", "sat"] and len(said["open"]["weights"]) == 8
+    assert "cat" in (tmp_path / "a.svg").read_text("utf-8")
+    assert not klieg.Trace.load(tmp_path / "a.klieg").predicts
+
+
+def test_only_a_decoder_continues_texts(tiny: Path) -> None:
+    refused(run("generate", "hi", "--model", tiny), "does not continue texts; it is for klieg translate")
+    refused(run("chat", "--model", pretrained()), "does not continue texts; it is for klieg fill")

@@ -173,3 +173,14 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split()[0] == str(60 * len(SETS))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to compile with sanitizers")
+def test_sanitizers_find_nothing_in_what_training_uses(tmp_path: Path) -> None:
+    """Dropout and loss, as the attention kernel above."""
+    flags = ["-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread", "-DKLIEG_PLAIN"]
+    sources = [ROOT / "native/training.cpp", ROOT / "native/team.cpp", ROOT / "tests/training_check.cpp"]
+    program = tmp_path / "check"
+    subprocess.run(["g++", *flags, *sources, "-o", program], check=True, timeout=120)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "400 calls\n"), done.stdout + done.stderr

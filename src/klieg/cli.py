@@ -22,7 +22,9 @@ from klieg.shell import Language
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from klieg.decoders import Decoder
     from klieg.generate import Sampling
+    from klieg.tokenizers import Tokenizer
     from klieg.trace import Trace
     from klieg.train import Trainer
 
@@ -150,13 +152,12 @@ def generate(
     seed: Seed = None,
 ) -> None:
     """Continue a text, token by token."""
-    from klieg import models
     from klieg.generate import stream
     from klieg.tokenizers import check_text
 
     sampling = _sampling(temperature, top_k, top_p, seed)
     prompt = check_text(shell.given(prompt))
-    decoder, tokenizer = models.load(model)
+    decoder, tokenizer = _decoder(model)
     pieces = stream(decoder, tokenizer, prompt, sampling, tokens)
     shell.write(prompt)
     for piece in pieces:
@@ -168,11 +169,10 @@ def generate(
 def chat(model: Model = "chat", temperature: Temperature = 0.7, top_k: TopK = 0, top_p: TopP = 0.9, seed: Seed = None,
          lang: Language = None) -> None:
     """Talk with a model; an empty line or Ctrl-D ends."""
-    from klieg import models
     from klieg.generate import Conversation
 
     sampling, language = _sampling(temperature, top_k, top_p, seed), shell.language(lang)
-    conversation = Conversation(*models.load(model), sampling)
+    conversation = Conversation(*_decoder(model), sampling)
     if sys.stdin.isatty():
         print({"en": "Talk; an empty line ends.", "zh": "开始聊天；空行结束。"}[language])
     while line := _ask():
@@ -370,6 +370,17 @@ def serve(
 
     run(names, traced, port, browser, language, lambda line: shell.write(f"{line}\n"))
     raise KeyboardInterrupt  # nothing else ends it
+
+
+def _decoder(name: str) -> tuple[Decoder, Tokenizer]:
+    """A model that continues texts; KliegError for any other."""
+    from klieg import models
+
+    model, tokenizer = models.load(name)
+    if not isinstance(model, models.Decoder):
+        use = "klieg translate" if isinstance(model, models.Marian) else "klieg fill"
+        raise KliegError(f"{name!r} does not continue texts; it is for {use}.")
+    return model, tokenizer
 
 
 def _sampling(temperature: float, top_k: int, top_p: float, seed: int | None) -> Sampling:

@@ -298,6 +298,11 @@ class Trace:
         raise KliegError(f"there is no layer {layer}; the model has layers "
                          f"{f'0 to {there[-1]}' if whole else ', '.join(map(str, there))}.")
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the model expects a next token; an encoder alone does not, and its trace has no logits."""
+        return len(self.logits) > 0
+
     def probabilities(self, after: int | None = None) -> Tensor:
         """Of every next token after token `after` (the last by default): (vocabulary,), float64."""
         last = len(self.tokens) - 1

@@ -68,12 +68,13 @@ def trace(model: str | tuple[Model, Tokenizer], text: str, *, target: str | None
         if target is not None or to is not None:
             raise KliegError(f"{name!r} is no translator; leave --target and --to (in Python, target and to) away.")
         if isinstance(network, Bert):
+            # What it says at a token is that token itself, and no next one.
             ids = read(tokenizer, text, network.positions, cut, offer=OFFER)
+            hidden = network.hidden(torch.tensor([ids]), observe=keep, kernel=kernel)
+            logits = hidden.new_zeros(1, 0, len(network.vocabulary))
         else:
             ids = tokenizer.fitting(text, network.positions, cut, offer=OFFER)
-        hidden = network.hidden(torch.tensor([ids]), observe=keep, kernel=kernel)
-        headed = not isinstance(network, Bert) or network.config.headed
-        logits = network.head(hidden) if headed else hidden.new_zeros(1, 0, len(network.vocabulary))
+            logits = network(torch.tensor([ids]), observe=keep, kernel=kernel)
     logits = logits[0].float()
     return Trace(name, text, ids, tokenizer.labels(ids), calls, logits, Labels(tokenizer, logits.shape[-1]), source)
 

@@ -262,9 +262,9 @@ def page(trace: Trace, layer: int | None = None, head: int | None = None, token:
                     heading=_step(n, stage, stages, language), language=language)
             for n, stage in enumerate(stages, start=1)]
     lines = links(trace, seen.layer, seen.head, seen.token, theme, kind=seen.kind, language=language)
-    after = next_tokens(trace, 10, after_of(seen), theme, language=language)
-    upper = _together(maps if len(maps) > 1 else [*maps, _together([after, lines], down=True)])
-    beside = [lines, after] if len(maps) > 1 else []
+    after = [next_tokens(trace, 10, after_of(seen), theme, language=language)] if trace.predicts else []
+    upper = _together(maps if len(maps) > 1 else [*maps, _together([*after, lines], down=True)])
+    beside = [lines, *after] if len(maps) > 1 else []
     if trace.source is not None:
         beside.append(translation.written(trace, after_of(seen), theme, language=language))
     room = max(700.0, upper.width - sum(picture.width + BETWEEN for picture in beside))

@@ -28,7 +28,7 @@ def summary(trace: Trace, layer: int | None = None, head: int | None = None, tok
     said = {
         "model": trace.model, "text": trace.text, "ids": trace.ids, "tokens": trace.tokens, "layers": trace.layers,
         "heads": trace.heads, "kv_heads": trace.kv_heads, "kernel": trace.kernel,
-        "next": [{"token": c.token, "p": c.p} for c in trace.next_tokens(10, after)],
+        "next": [{"token": c.token, "p": c.p} for c in trace.next_tokens(10, after)] if trace.predicts else [],
         "certificate": {"row_sum_error": trace.certificate.row_sum_error, "output_error": trace.certificate.output_error},
         "open": {"layer": seen.layer, "head": seen.head, "token": seen.token, "scale": call.scale,
                  "scores": scores, "weights": stages.weights.tolist()},

@@ -170,6 +170,8 @@ class screen:
         yield self._line(columns)
 
     def _next(self, seen: Focus, gutter: int, columns: int) -> Iterator[Line]:
+        if not self.trace.predicts:
+            return
         after = figures.after_of(seen)
         picture = figures.next_tokens(self.trace, self.next, after, self.theme, also=self.also, medium=TERMINAL,
                                       room=columns, gutter=gutter, language=self.language)

@@ -34,7 +34,7 @@ def wire(trace: Trace) -> dict[str, Any]:
         "certificate": {"row_sum_error": sealed.row_sum_error, "output_error": sealed.output_error},
         "calls": [_call(call) for call in (trace.stack if source is None else trace.calls)],
         "next": [{"after": n, "candidates": [{"token": c.token, "p": c.p} for c in trace.next_tokens(CANDIDATES, n)]}
-                 for n in range(len(trace.tokens))],
+                 for n in range(len(trace.tokens)) if trace.predicts],
     }
 
 
