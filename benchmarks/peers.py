@@ -5,7 +5,8 @@ runs in its own environment with the same torch and transformers, at its best se
 the weights as tensors, or statistics of them (entropy, column sums, the 16 largest of each row, a
 map of 64 x 64 buckets, mean distance), or a page. Each measurement is a process of its own, the
 tools take turns, and libraries, loading and a first short text are outside the clock. All answers
-are compared with the formula in float64 by peers/truth.py. Linux only; one to two hours.
+are compared with the formula in float64 by peers/truth.py. Linux only; one to two hours. Ctrl-C
+ends it with the tables of what was measured until then.
 
     python benchmarks/peers.py [--quick] [--tools klieg,nnsight] [--lengths 64,256] [--environments FOLDER]
 """
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -167,8 +169,18 @@ def asked(names: list[str]) -> Iterator[tuple[str, str]]:
 
 def run(names: list[str], lengths: list[int], pythons: dict[str, str], broken: dict[str, str],
         folder: Path, given: argparse.Namespace) -> Results:
-    """Every tool at every length, in turns, until it fails."""
+    """Every tool at every length, in turns, until it fails, or until Ctrl-C."""
     results: Results = {key: {} for key in asked(names)}
+    with suppress(KeyboardInterrupt):
+        fill(results, lengths, pythons, broken, folder, given)
+    # What was being measured has nothing to tell.
+    return {key: {length: one for length, one in measured.items() if one.seconds or one.failure}
+            for key, measured in results.items()}
+
+
+def fill(results: Results, lengths: list[int], pythons: dict[str, str], broken: dict[str, str], folder: Path,
+         given: argparse.Namespace) -> None:
+    """Adds what each process measured to the results."""
     failed = {(name, want) for name, want in results if name in broken}
     for length in lengths:
         if failed == set(results):
@@ -192,7 +204,6 @@ def run(names: list[str], lengths: list[int], pythons: dict[str, str], broken: d
                 if first not in measured.seconds:
                     failed.add((name, want))
                 say(f"  {name} {want}: {measured.failure or measured.cell(first)}")
-    return results
 
 
 def rows(results: Results) -> Iterator[tuple[str, str, str, dict[int, Measured]]]:
@@ -280,7 +291,8 @@ def main() -> None:
             say(f"{name} cannot be installed: {error}")
     with tempfile.TemporaryDirectory(prefix="klieg-peers-") as folder:
         results = run(given.tools, sorted(given.lengths), pythons, broken, Path(folder), given)
-    print(costs(results, sorted(given.lengths)))
+    lengths = [length for length in sorted(given.lengths) if any(length in measured for measured in results.values())]
+    print(costs(results, lengths))
     print("\nMedian seconds of up to nine calls, * of one; peak memory beyond the model's own; size of the page.\n")
     print(f"{ends(results, broken)}\n\nErrors are the largest difference from the formula in float64, of statistics as a "
           f"part of their largest value.\n\n{machine(given.memory)}")
