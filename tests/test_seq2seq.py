@@ -78,6 +78,19 @@ def test_theirs_opens_here(tmp_path: Path, tokenizer: Tokenizer, texts: tuple, s
     assert (ours(source, target, real) - expected).abs().max() < 1e-5
 
 
+def test_stored_sines_are_taken_and_other_positions_refused(tmp_path: Path, tokenizer: Tokenizer, texts: tuple) -> None:
+    from safetensors.torch import load_file, save_file
+
+    models.save(tmp_path, lively(), tokenizer)
+    stored, name = load_file(tmp_path / "model.safetensors"), "model.encoder.embed_positions.weight"
+    save_file({**stored, name: sines(24, 32).half()}, tmp_path / "model.safetensors", {"format": "pt"})
+    again, _ = models.load(str(tmp_path))
+    assert torch.equal(again(*texts), lively()(*texts))
+    save_file({**stored, name: sines(24, 32).flip(0).contiguous()}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(KliegError, match=r"embed_positions.weight is not expected"):
+        models.load(str(tmp_path))
+
+
 def test_what_marian_cannot_do_is_saved_under_another_name(tmp_path: Path, tokenizer: Tokenizer, texts: tuple) -> None:
     from transformers import AutoConfig
 

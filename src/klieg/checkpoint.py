@@ -28,7 +28,7 @@ from klieg.errors import KliegError, first_line
 KEPT = 2  # training states of a run
 
 # Buffers that older transformers saved although they follow from the config.
-_DERIVED = re.compile(r"\.(attn\.(bias|masked_bias)|rotary_emb\.inv_freq|embed_positions\.weight|position_ids)$")
+_DERIVED = re.compile(r"\.(attn\.(bias|masked_bias)|rotary_emb\.inv_freq|position_ids)$")
 
 # What may be stored a second time under a name of its own, if it is the same.
 _TIED = re.compile(r"^lm_head\.weight$|\.embed_tokens\.weight$|^cls\.predictions\.decoder\.(weight|bias)$")
@@ -61,10 +61,12 @@ def read_config(folder: Path) -> dict:
 
 
 def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.float32,
-                 keep: Callable[[Tensor], bool] = lambda tensor: False) -> dict[str, Tensor]:
+                 keep: Callable[[Tensor], bool] = lambda tensor: False,
+                 derived: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The tensors that `shapes` (from the config) asks for, by name; KliegError unless all are right.
 
-    They come in `dtype`, but for those that `keep` wants as they are stored.
+    They come in `dtype`, but for those that `keep` wants as they are stored. A file may also hold what is
+    `derived` from the config, by its name, if it is the same.
 
     Everything is checked from the headers before any weight is read. Some liberties of Hugging
     Face's files are allowed: older names (see _place), derived buffers, a stored matrix that equals
@@ -86,6 +88,7 @@ def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.
                              f"the weights belong to another config.")
     tensors = {want: _finite(folder, want, stored[name].get_tensor(name), dtype, keep) for want, name in names.items()}
     extra = [name for name in stored if name not in names.values() and not (_DERIVED.search(name) or _BESIDE.search(name))
+             and not (name in (derived or {}) and _is_same(stored[name].get_tensor(name), derived[name]))
              and not (_TIED.search(name) and _is_tied(stored[name].get_tensor(name).to(dtype), tensors))]
     if extra:
         raise KliegError(f"{folder}: {extra[0]} is not expected ({len(extra)} of {len(stored)} stored tensors "
@@ -135,6 +138,11 @@ def _finite(folder: Path, name: str, tensor: Tensor, dtype: torch.dtype, keep: C
     if tensor.numel() and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
         raise KliegError(f"{folder}: {name} holds NaN or infinite weights; fetch it again or train it anew.")
     return tensor
+
+
+def _is_same(stored: Tensor, derived: Tensor) -> bool:
+    """Equal but for the rounding of whoever computed it, in the type that it is stored in."""
+    return stored.shape == derived.shape and torch.allclose(stored.float(), derived.to(stored.dtype).float(), atol=1e-4)
 
 
 def _is_tied(head: Tensor, tensors: dict[str, Tensor]) -> bool:
@@ -223,6 +231,9 @@ def mean_weights(folder: Path, step: int) -> dict[str, Tensor]:
     """The mean of the weights that save_weights() kept up to a step (Vaswani et al. 2017, section 6.1)."""
     total: dict[str, Tensor] = {}
     files = [path for at, path in _numbered(folder, "weights").items() if at <= step]
+    if not files:
+        raise KliegError(f"{folder} has no weights-*.safetensors to take the mean of; remove its last states to go on from an "
+                         "earlier one.")
     for path in files:
         stored = _open(path)
         for name in stored.keys():  # noqa: SIM118  (the file is no mapping)

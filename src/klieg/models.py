@@ -100,8 +100,9 @@ def load(name: str) -> tuple[Model, Tokenizer]:
     config = parse_config(checkpoint.read_config(folder), str(folder / "config.json"))
     model = outline(config)
     keep = half.worthwhile if isinstance(model, Llama | Marian) else lambda matrix: False
+    derived = model.sine_tables() if isinstance(model, Marian) else {}
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    model.load_state_dict(checkpoint.read_tensors(folder, shapes, keep=keep), assign=True)
+    model.load_state_dict(checkpoint.read_tensors(folder, shapes, keep=keep, derived=derived), assign=True)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.size > model.vocabulary.shape[0]:
         raise KliegError(f"{folder}: the tokenizer has {tokenizer.size} pieces and the model {model.vocabulary.shape[0]}.")

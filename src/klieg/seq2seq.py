@@ -231,6 +231,11 @@ class Marian(nn.Module):
         """hidden (..., width) -> logits (..., vocabulary)."""
         return half.linear(hidden, self.vocabulary) + self.final_logits_bias
 
+    def sine_tables(self) -> dict[str, Tensor]:
+        """The positions that older files of Marian hold though they follow from the config: (positions, width) by name."""
+        return {f"model.{name}.embed_positions.weight": stack.sines for name, stack in self.model.named_children()
+                if hasattr(stack, "sines")}
+
     def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
         """An empty cache for `batch` targets; capacity defaults to all positions."""
         return Cache(self.layers, batch, self.kv_heads, self.head_width, capacity or self.positions,
