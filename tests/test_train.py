@@ -149,6 +149,15 @@ def test_a_translator_learns_to_translate(tmp_path: Path) -> None:
     assert model.config == recipe.model and tokenizer.closing == [tokenizer.eos]
 
 
+def test_pairs_that_are_left_out_are_told(tmp_path: Path) -> None:
+    path, said = write_translation(tmp_path, longest=60), []
+    for language, lines in (("en", ["", "word " * 10_000, "fine"]), ("xx", ["x", "y", " "])):
+        with (tmp_path / f"text.{language}").open("a", encoding="utf-8") as f:
+            f.write("".join(f"{line}\n" for line in lines))
+    Trainer(read(path), tmp_path / "run", say=said.append)
+    assert "3 pairs are left out: a side is empty, or longer than 60 tokens" in said
+
+
 def test_the_model_is_the_mean_of_the_last_looks(tmp_path: Path) -> None:
     trainer, looks = Trainer(read(write_translation(tmp_path)), tmp_path / "run"), []
     for progress in trainer.run():

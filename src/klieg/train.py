@@ -193,7 +193,10 @@ class Trainer:
         """The texts for training and those held out, encoded; a run that goes on has the pairs that it began with."""
         train = self.recipe.train
         if self.texts is pairs:
-            return tuple(PairCorpus(Coded.open(place), self.tokenizer, train) for place in self._encoded)
+            coded = [Coded.open(place) for place in self._encoded]
+            if lost := sum(part.left_out for part in coded):
+                self._say(f"{lost:,} pairs are left out: a side is empty, or longer than {train.longest} tokens")
+            return tuple(PairCorpus(part, self.tokenizer, train) for part in coded)
         return self.texts.encode(self.recipe.sources, self.tokenizer, train, data)
 
     def run(self) -> Iterator[Progress]:
