@@ -186,7 +186,19 @@ def pictures(text: str) -> list[tuple[list[str], Path]]:
     return [(arguments, ROOT / arguments[arguments.index("--svg") + 1]) for arguments in found]
 
 
+def first_trace() -> bytes:
+    """What the Explorer's page shows before anything was computed."""
+    from klieg.explorer.first import MODEL, TEXT
+    from klieg.views.wire import whole
+    from klieg.watch import trace
+
+    return whole(trace(MODEL, TEXT))
+
+
 def main() -> None:
+    from klieg.explorer.first import FILE
+
+    FILE.write_bytes(first_trace())
     for path in ENGLISH + CHINESE:
         text, chinese = path.read_text("utf-8"), path in CHINESE
         with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import typer
+from messages import unpacked
 from safetensors.torch import load_file, save_file
 from test_models import LLAMA, lively
 from test_train import write_recipe
@@ -31,8 +33,8 @@ from klieg.errors import KliegError
 from klieg.tokenizers import train
 
 CHINESE = "小沈阳江西演唱会邀请了，"
-COMMANDS = ("explain", "map", "heads", "zoom", "translate", "evaluate", "align", "generate", "chat", "fill", "export", "train",
-            "data", "models", "serve")
+COMMANDS = ("explain", "map", "heads", "zoom", "whatif", "translate", "evaluate", "align", "generate", "chat", "fill", "export",
+            "train", "data", "models", "serve")
 
 
 class Terminal(io.TextIOWrapper):
@@ -136,6 +138,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (["generate", "a b c " * 40], r"tokens and the model has positions for 64 tokens; shorten it"),
     (["explain", "a b c " * 40], r"[\d,]+ tokens and the model has positions for 64 tokens.*--cut"),
     (["serve", "--port", "99999", "--no-browser"], "port 99999 is not between"),
+    (["serve", "--host", "192.0.2.1", "--port", "0", "--no-browser"], "no address of this machine"),
     (["train", "missing.toml"], "no recipe 'missing.toml'"), (["train", "."], "no recipe"),
 ], ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "")
 def test_a_mistake_is_one_line(argv: list[str], said: str, tiny: Path, here: Path) -> None:
@@ -438,8 +441,8 @@ def test_every_export_is_written_whole_and_said(here: Path) -> None:
     svg = Path("a.svg").read_text("utf-8")
     assert ElementTree.fromstring(svg).tag.endswith("svg") and all(c in svg for c in CHINESE)
     page = Path("a.html").read_text("utf-8")
-    inside = re.search(r'<script type="application/json" id="klieg-trace">(.*?)</script>', page, re.DOTALL)
-    assert json.loads(inside[1])["tokens"] == labels and page.rstrip().endswith("</html>")
+    inside = re.search(r'<script type="application/x-klieg" id="klieg-trace">(.*?)</script>', page)
+    assert unpacked(b64decode(inside[1]))[0]["tokens"] == labels and page.rstrip().endswith("</html>")
     assert not re.search(r"""(src|href)=["']?https?:""", page)
     screen = run("explain", CHINESE)
     assert screen.status == 0 and all(c in screen.text for c in CHINESE)

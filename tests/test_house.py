@@ -17,8 +17,9 @@ ORDER = ["errors", "config", "library", "half", "dropout", "atomic", "attention"
          "bench", "cache", "layers", "labels", "checkpoint", "tokenizers", "decoders", "encoders", "seq2seq", "models",
          "foreign", "generate", "beam", "loss", "translate", "evaluate", "data", "download", "recipe", "segments", "parallel",
          "encoded", "rows", "masked", "pairs", "train", "estimate", "trace", "watch", "whatif", "analysis", "export", "views",
-         "explorer", "labs", "reading", "shell", "maps", "translating", "cli"]
-SAME = {**dict.fromkeys(("cell", "certificate", "pool", "tracefile"), "trace"), "watching": "watch"}
+         "explorer", "labs", "reading", "shell", "maps", "supposing", "translating", "cli"]
+SAME = {**dict.fromkeys(("blocks", "cell", "certificate", "pool", "tracefile"), "trace"), "watching": "watch",
+        "changes": "whatif"}
 
 # The narrow places: these see nothing of the house but what stands here.
 ONLY = {

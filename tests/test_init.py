@@ -11,7 +11,8 @@ import pytest
 import klieg
 
 SOURCE = Path(__file__).parents[1] / "src"
-EXPORTED = ["KliegError", "Mask", "SurveySpec", "Trace", "attend", "load", "register", "trace", "watch"]
+EXPORTED = ["KliegError", "Mask", "SurveySpec", "Trace", "attend", "load", "register", "trace", "watch",
+            "whatif"]
 
 
 def python(code: str) -> str:
@@ -31,10 +32,11 @@ def test_the_exported_names_are_these_and_come_from_where_they_live() -> None:
     from klieg.trace import Trace
     from klieg.watch import trace, watch
     from klieg.watching.implementation import register
+    from klieg.whatif import whatif
 
     assert klieg.__all__ == EXPORTED
     assert [getattr(klieg, name) for name in EXPORTED] == [KliegError, Mask, SurveySpec, Trace, attend, load, register, trace,
-                                                           watch]
+                                                           watch, whatif]
     assert set(EXPORTED) <= set(dir(klieg))
     everything: dict[str, object] = {}
     exec("from klieg import *", everything)  # the only way to see what a star gives

@@ -131,6 +131,17 @@ def test_saved_and_read_again(trace, tmp_path: Path) -> None:
     for a, b in zip(trace.calls, back.calls, strict=True):
         assert torch.equal(a.weights(1), b.weights(1)) and torch.equal(a.survey.top_keys, b.survey.top_keys)
         assert b.reason(0, 0, 1) == "future"
+    for a, b in zip(trace.stream().blocks, back.stream().blocks, strict=True):
+        assert a.order == b.order and all(torch.equal(x, b.tensors()[name]) for name, x in a.tensors().items())
+
+
+def test_the_stream_that_is_meant_is_the_decoders(trace, translation) -> None:
+    assert trace.stream() is trace.stream("self") is trace.streams["self"]
+    assert translation.stream() is translation.streams["self"] and translation.stream("encoder").kind == "encoder"
+    for asked, said in [(replace(trace, streams=None), "'self' was not kept; watch it again with streams=True"),
+                        (replace(trace, streams={}, without_stream={"self": "so it is"}), "of '(Llama|GPT2)': so it is")]:
+        with pytest.raises(KliegError, match=said):
+            asked.stream()
 
 
 @pytest.mark.parametrize("ask", [lambda t: t[99], lambda t: t[-1], lambda t: t[0].weights(99), lambda t: t.cell(0, 0, 0, 999),

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from klieg.trace import Trace
     from klieg.watch import trace, watch
     from klieg.watching.implementation import register
+    from klieg.whatif import whatif
 
-__all__ = ["KliegError", "Mask", "SurveySpec", "Trace", "attend", "load", "register", "trace", "watch"]
+__all__ = ["KliegError", "Mask", "SurveySpec", "Trace", "attend", "load", "register", "trace", "watch",
+           "whatif"]
 
 _HOMES = {"KliegError": "errors", "Mask": "attention", "SurveySpec": "survey", "Trace": "trace", "attend": "kernels",
-          "load": "models", "register": "watching.implementation", "trace": "watch", "watch": "watch"}
+          "load": "models", "register": "watching.implementation", "trace": "watch", "watch": "watch",
+          "whatif": "whatif"}
 
 
 class _Package(_ModuleType):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from klieg import maps, shell, translating
+from klieg import maps, serving, shell, supposing, translating
 from klieg.errors import KliegError
 from klieg.shell import Language
 
@@ -136,6 +136,7 @@ def _page(found: Trace) -> bytes:
 app.command("map")(maps.map_text)
 app.command()(maps.heads)
 app.command()(maps.zoom)
+app.command()(supposing.whatif)
 app.command()(translating.translate)
 app.command()(translating.evaluate)
 app.command()(translating.align)
@@ -343,33 +344,7 @@ def list_models() -> None:
     shell.console().print(table)
 
 
-@app.command()
-def serve(
-    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="A model to offer; may be repeated.")] = None,
-    port: Annotated[int, typer.Option(help="Of the page on this machine.")] = 8137,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
-    lang: Language = None,
-) -> None:
-    """Open the Explorer in the browser: heads and their maps."""
-    from klieg import models
-    from klieg.explorer.server import serve as run
-    from klieg.translate import languages
-    from klieg.views.wire import wire
-    from klieg.watch import trace
-
-    language = shell.language(lang) if lang is not None else None
-    names = model or models.bundled()
-    loaded = {names[0]: models.load(names[0])}
-
-    def traced(name: str, text: str, to: str | None) -> dict:
-        if name not in loaded:
-            loaded[name] = models.load(name)
-        known = list(languages(loaded[name][1]))
-        to = to or next(iter(known), None)   # the page shows which one it is, and offers the others
-        return {**wire(trace(loaded[name], text, to=to, name=name)), "languages": known, "to": to}
-
-    run(names, traced, port, browser, language, lambda line: shell.write(f"{line}\n"))
-    raise KeyboardInterrupt  # nothing else ends it
+app.command()(serving.serve)
 
 
 def _decoder(name: str) -> tuple[Decoder, Tokenizer]:

@@ -10,7 +10,7 @@ from klieg.attention import Mask
 from klieg.cache import Cache
 from klieg.config import Config, GPT2Config, LlamaConfig
 from klieg.errors import KliegError
-from klieg.layers import Context, Embedding, GPT2Block, Linear, LlamaBlock, Observer, RMSNorm, rotary
+from klieg.layers import Change, Context, Embedding, GPT2Block, Linear, LlamaBlock, Observer, RMSNorm, rotary
 
 
 class Decoder(nn.Module):
@@ -22,6 +22,8 @@ class Decoder(nn.Module):
     kv_heads: int
     head_width: int
     positions: int
+    change: Change | None = None
+    """What every call of attention sees instead; klieg.changes.changed() gives a model that has one."""
 
     def forward(self, ids: Tensor, *, mask: Mask | None = None, positions: Tensor | None = None,
                 cache: Cache | None = None, observe: Observer | None = None, kernel: str | None = None) -> Tensor:
@@ -42,13 +44,27 @@ class Decoder(nn.Module):
                              f"positions; cut the text to {self.positions} tokens.")
         if positions is None:
             positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
-        context = Context(Mask.causal() & (mask or Mask()), cache=cache, observe=observe, kernel=kernel)
-        x = self._stream(ids, positions, context)
+        context = Context(Mask.causal() & (mask or Mask()), cache=cache, observe=observe, kernel=kernel,
+                          change=self.change)
+        x = self.embedded(ids, positions, context)
+        for block in self.blocks:
+            x = block(x, context)
+        x = self.normed(x)
         if cache is not None:
             cache.advance(ids.shape[1])
         return x
 
-    def _stream(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks, in order; each takes the stream and the context."""
+        raise NotImplementedError
+
+    def embedded(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
+        """The stream before the first block: (b, i, width). The context is told what the blocks need of the positions."""
+        raise NotImplementedError
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The stream after the last block as head() takes it: (..., width)."""
         raise NotImplementedError
 
     @property
@@ -94,11 +110,16 @@ class Llama(Decoder):
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.register_buffer("frequencies", config.frequencies(), persistent=False)
 
-    def _stream(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.model.layers
+
+    def embedded(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
         x = self.model.embed_tokens(ids)
         context.rotation = rotary(positions, self.frequencies, x.dtype)
-        for block in self.model.layers:
-            x = block(x, context)
+        return x
+
+    def normed(self, x: Tensor) -> Tensor:
         return self.model.norm(x)
 
     @property
@@ -128,10 +149,14 @@ class GPT2(Decoder):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
 
-    def _stream(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
-        x = self.transformer.wte(ids) + self.transformer.wpe(positions)
-        for block in self.transformer.h:
-            x = block(x, context)
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer.h
+
+    def embedded(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
+        return self.transformer.wte(ids) + self.transformer.wpe(positions)
+
+    def normed(self, x: Tensor) -> Tensor:
         return self.transformer.ln_f(x)
 
     @property

@@ -20,7 +20,7 @@ from klieg import dropout, half
 from klieg.attention import Mask
 from klieg.config import BertConfig
 from klieg.errors import KliegError
-from klieg.layers import Context, Embedding, Linear, Observer, attention_of, join_heads, split_heads
+from klieg.layers import Change, Context, Embedding, Linear, Observer, attention_of, join_heads, split_heads
 
 
 class BertEmbeddings(nn.Module):
@@ -145,6 +145,9 @@ class Bert(nn.Module):
     and the next-sentence head that some files hold lie beside the way of masked tokens and are not read.
     """
 
+    change: Change | None = None
+    """What every call of attention sees instead; klieg.changes.changed() gives a model that has one."""
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.config = config
@@ -174,7 +177,7 @@ class Bert(nn.Module):
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.bert["embeddings"](ids, positions, torch.zeros_like(ids[:1]) if types is None else types)
-        return self.bert["encoder"](x, Context(mask or Mask(), observe=observe, kernel=kernel))
+        return self.bert["encoder"](x, Context(mask or Mask(), observe=observe, kernel=kernel, change=self.change))
 
     @property
     def vocabulary(self) -> nn.Parameter:

@@ -62,10 +62,10 @@ class Foreign:
         return [*self.tokenizer.fitting(text, room, offer=offer), *self.tokenizer.closing]
 
     @torch.no_grad()
-    def run(self, ids: list[int]) -> None:
-        """One forward pass over a text, without a cache, and where the model can, with logits for its last token only."""
+    def run(self, ids: list[int], logits: int = 1) -> None:
+        """One forward pass over a text, without a cache, and where the model can, with `logits` for its last tokens only."""
         known = inspect.signature(self.model.forward).parameters
-        options = {"use_cache": False, "logits_to_keep": 1}
+        options = {"use_cache": False, "logits_to_keep": logits}
         self.model(torch.tensor([ids]), **{name: value for name, value in options.items() if name in known})
 
 

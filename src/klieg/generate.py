@@ -59,8 +59,9 @@ def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
     p = logits.softmax(-1)
     if sampling.top_p < 1:
         ordered, order = p.sort(descending=True)
-        before = ordered.cumsum(-1) - ordered
-        p = p.masked_fill(torch.zeros_like(p, dtype=torch.bool).scatter(1, order, before >= sampling.top_p), 0)
+        cut = ordered.cumsum(-1) - ordered >= sampling.top_p
+        cut[:, 0] = False  # the likeliest stays, also where float32 takes top_p for 0
+        p = p.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), 0)
         p = p / p.sum(-1, keepdim=True)
     return p
 

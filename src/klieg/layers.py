@@ -39,6 +39,25 @@ class Observation:
 Observer = Callable[[Observation], None]
 
 
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What is about to enter one call of attention, the cached keys included; shapes by the legend of attention.py."""
+
+    layer: int
+    kind: str
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Mask
+    first: int | None
+    """The token of the first query; None where the queries are hypotheses of a search."""
+    unrotated_q: Tensor | None = None
+    unrotated_k: Tensor | None = None
+
+
+Change = Callable[[Entry], Entry]
+
+
 @dataclass(eq=False)
 class Context:
     """What every layer of one forward pass shares."""
@@ -48,6 +67,8 @@ class Context:
     cache: Cache | None = None
     observe: Observer | None = None
     kernel: str | None = None
+    change: Change | None = None
+    """Gives each call what it is to see instead; see changes.py."""
 
 
 class Linear(nn.Linear):
@@ -107,13 +128,16 @@ def join_heads(x: Tensor) -> Tensor:
 
 def attention_of(q: Tensor, k: Tensor, v: Tensor, layer: int, context: Context,
                  unrotated_q: Tensor | None = None, unrotated_k: Tensor | None = None) -> Tensor:
-    """Cache, attend, observe: the steps that every self-attention has in common."""
+    """Cache, change, attend, observe: the steps that every self-attention has in common."""
+    mask = context.mask
     if context.cache is not None:
         k, v = context.cache.extend(layer, k, v)
-    attention = attend(q, k, v, context.mask, kernel=context.kernel)
+    if context.change is not None:
+        entry = context.change(Entry(layer, "self", q, k, v, mask, k.shape[2] - q.shape[2], unrotated_q, unrotated_k))
+        q, k, v, mask, unrotated_q, unrotated_k = (entry.q, entry.k, entry.v, entry.mask, entry.unrotated_q, entry.unrotated_k)
+    attention = attend(q, k, v, mask, kernel=context.kernel)
     if context.observe is not None:
-        context.observe(Observation(layer, q, k, v, unrotated_q, unrotated_k, context.mask,
-                                    q.shape[-1] ** -0.5, attention))
+        context.observe(Observation(layer, q, k, v, unrotated_q, unrotated_k, mask, q.shape[-1] ** -0.5, attention))
     return attention.output
 
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from klieg.trace import Call
 
 
-def pool(call: Call, head: int, rows: tuple[int, int], keys: tuple[int, int], size: int, batch: int = 0) -> Pooled:
-    """The region of one head in min(size, rows) x min(size, keys) buckets; mean and max are (R, C).
+def pool(call: Call, head: int, rows: tuple[int, int], keys: tuple[int, int], size: int | tuple[int, int],
+         batch: int = 0) -> Pooled:
+    """The region of one head in min(size, rows) x min(size, keys) buckets; mean and max are (R, C). A pair of sizes is
+    that of the rows and that of the keys.
 
     The bounds of the buckets, row_edges and key_edges, are as equal as they may be: in whole tokens
     where the region is computed anew, in buckets of the survey's map where it is united from them.
@@ -32,9 +34,10 @@ def pool(call: Call, head: int, rows: tuple[int, int], keys: tuple[int, int], si
     for name, (start, stop), count in (("rows", rows, call.queries), ("keys", keys, call.keys)):
         if not 0 <= start < stop <= count:
             raise KliegError(f"there are no {name} {start}:{stop}; layer {call.layer} has {name} 0:{count}.")
-    if size < 1:
+    sizes = size if isinstance(size, tuple) else (size, size)
+    if min(sizes) < 1:
         raise KliegError(f"a map of {size} x {size} buckets shows nothing; give a size of at least 1.")
-    down, across = (_stored(call, axis, *span, size) for axis, span in enumerate((rows, keys)))
+    down, across = (_stored(call, axis, *span, sizes[axis]) for axis, span in enumerate((rows, keys)))
     if down and across:
         mean, largest = call.survey.map_mean[batch, head], call.survey.map_max[batch, head]
         return Pooled(*_united(call, mean, largest, down, across), down, across)

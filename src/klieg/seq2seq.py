@@ -26,7 +26,7 @@ from klieg.cache import Cache
 from klieg.config import MarianConfig
 from klieg.errors import KliegError
 from klieg.kernels import attend
-from klieg.layers import Embedding, Linear, Observation, Observer, join_heads, split_heads
+from klieg.layers import Change, Embedding, Entry, Linear, Observation, Observer, join_heads, split_heads
 
 
 @dataclass(eq=False)
@@ -54,6 +54,7 @@ class Pass:
     cache: Cache | None = None
     observe: Observer | None = None
     kernel: str | None = None
+    change: Change | None = None
 
 
 def sines(positions: int, width: int) -> Tensor:
@@ -88,6 +89,10 @@ class ProjectedAttention(nn.Module):
         if beams > 1:
             # The beams of one source are further queries of it: nothing of the memory is copied for them.
             q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)
+        if run.change is not None:
+            first = k.shape[2] - q.shape[2] if self.kind != "cross" else 0 if run.cache is None and beams == 1 else None
+            entry = run.change(Entry(self.layer, self.kind, q, k, v, mask, first))
+            q, k, v, mask = entry.q, entry.k, entry.v, entry.mask
         found = attend(q, k, v, mask, kernel=run.kernel)
         output = found.output
         if beams > 1:
@@ -168,6 +173,9 @@ class _MarianStacks(nn.Module):
 class Marian(nn.Module):
     """Source ids and target ids in, logits of the next target token out."""
 
+    change: Change | None = None
+    """What every call of attention sees instead; klieg.changes.changed() gives a model that has one."""
+
     def __init__(self, config: MarianConfig) -> None:
         super().__init__()
         self.config = config
@@ -195,7 +203,8 @@ class Marian(nn.Module):
                kernel: str | None = None) -> Memory:
         """The memory of the sources; padding stands on the right. `observe` gets calls of the kind "encoder"."""
         self._fits(source.shape[1])
-        run = Pass(Mask() if real is None else Mask.padding(real), observe=observe, kernel=kernel)
+        run = Pass(Mask() if real is None else Mask.padding(real), observe=observe, kernel=kernel,
+                   change=self.change)
         hidden = self.model.encoder(self.model.shared(source), 0, run)
         attentions = [block.encoder_attn for block in self.model.decoder.layers]
         projected = half.together(hidden, *(matrix for a in attentions for matrix in (a.k_proj, a.v_proj)))
@@ -212,7 +221,7 @@ class Marian(nn.Module):
         start = cache.length if cache is not None else 0
         self._fits(start + target.shape[1])
         seen = Mask() if memory.real is None else Mask.padding(memory.real)
-        run = Pass(Mask.causal(), memory, seen, cache, observe, kernel)
+        run = Pass(Mask.causal(), memory, seen, cache, observe, kernel, self.change)
         x = self.model.decoder(self.model.shared(target), start, run)
         if cache is not None:
             cache.advance(target.shape[1])

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from klieg.attention import Mask, scores, slots, weights
+from klieg.blocks import Stream
 from klieg.cell import Arithmetic, arithmetic
 from klieg.certificate import Certificate, joined, recomputed
 from klieg.errors import KliegError
@@ -242,6 +243,10 @@ class Trace:
     """The label of every id."""
     source: Source | None = None
     """What the encoder of a translator read."""
+    streams: dict[str, Stream] | None = None
+    """What happens around attention, by the kind of the stack: "self" or "encoder"; None where nobody asked for it."""
+    without_stream: dict[str, str] = field(default_factory=dict)
+    """The kinds that have none although it was asked for, and why."""
     certificate: Certificate = field(init=False)
 
     def __post_init__(self) -> None:
@@ -265,6 +270,17 @@ class Trace:
             kinds = ", ".join(repr(kind) for kind in dict.fromkeys(call.kind for call in self.calls))
             raise KliegError(f"there is no attention of kind {kind!r}; the trace has {kinds}.")
         return found
+
+    def stream(self, kind: str | None = None) -> Stream:
+        """The residual stream of a stack, by default a decoder's or the only one; KliegError says why there is none."""
+        kind = kind or ("self" if any(call.kind == "self" for call in self.calls) else self.calls[0].kind)
+        if kind in (self.streams or {}):
+            return self.streams[kind]
+        why = self.without_stream.get(kind)
+        if why:
+            raise KliegError(f"there is no stream of the stack {kind!r} of {self.model!r}: {why}.")
+        raise KliegError(f"the stream of the stack {kind!r} was not kept; watch it again with streams=True. klieg.trace() "
+                         "always keeps it.")
 
     def axes(self, call: Call) -> tuple[list[str], list[str]]:
         """The labels of a call's queries and those of its keys; empty for a text that the trace does not have."""

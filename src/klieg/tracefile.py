@@ -8,9 +8,10 @@ than a folder, because it can be sent, and any zip tool opens it. Writing goes t
 and holds no second copy of a long trace.
 
 Masks are written as their rules, surveys field by field; a tensor that several calls share,
-such as a padding table, is written once. What kept q, k, v and the output is certified anew from
-what was read; of a call that gave some of them away, the certificate is read, and where q and k
-are kept, every head is spot-checked on SPOTS rows.
+such as a padding table, is written once, and so is the stream that leaves one block and enters
+the next. What kept q, k, v and the output is certified anew from what was read; of a call that
+gave some of them away, the certificate is read, and where q and k are kept, every head is
+spot-checked on SPOTS rows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import mmap
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from math import prod
 from pathlib import Path
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from klieg.atomic import atomic
 from klieg.attention import Mask, Rule
+from klieg.blocks import ORDERS, Block, Stream
 from klieg.certificate import Certificate, Place, recomputed
 from klieg.errors import KliegError, first_line
 from klieg.survey import Survey
@@ -38,12 +40,15 @@ from klieg.trace import Call, Source, Trace
 
 FORMAT = "klieg-trace/2"
 OF_TWO_TEXTS = "klieg-trace/3"   # the same, and the source of a translation
+OF_STREAMS = "klieg-trace/4"     # the same, with a source or none, and what happens around attention
 SPOTS = 64            # rows of every head that are recomputed when a call that gave v away is read
 CHUNK = 2**26         # bytes written at once
 LONGEST = 2**28       # bytes of a header or of trace.json
 _TENSORS = ("q", "k", "v", "lse", "output", "sinks", "bias", "unrotated_q", "unrotated_k")
 _FACTS = {"layer": (int,), "kind": (str,), "scale": (float, int), "kernel": (str,), "softcap": (float, int, type(None)),
           "groups": (int, type(None))}
+_OF_BLOCK = ("input", "normed", "attended", "fed_input", "fed", "output", "cross_input", "crossed")
+_OF_STREAM = ("embedded", "positions", "types", "final")
 _BODY, _SHELF = "trace.json", "tensors.safetensors"
 # An empty field before the tensors, so that they begin at byte 128 of the file: 30 + 19 of the zip's header, 20 for sizes
 # beyond 4 GiB, and these 59. Aligned tensors need no copy.
@@ -78,6 +83,9 @@ def write(trace: Trace, path: Path) -> None:
             name: put(f"{index}.survey.{name}", x) for name, x in call.survey.tensors().items()}
         calls.append(said)
     body = {"format": FORMAT} if trace.source is None else {"format": OF_TWO_TEXTS, "source": asdict(trace.source)}
+    if trace.streams is not None:
+        body |= {"format": OF_STREAMS, "without_stream": trace.without_stream,
+                 "streams": {kind: _said(stream, f"stream.{kind}", put) for kind, stream in trace.streams.items()}}
     body |= {"model": trace.model, "text": trace.text, "ids": trace.ids, "tokens": trace.tokens,
              "vocabulary": list(trace.vocabulary), "calls": calls}
     with atomic(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as file:
@@ -87,6 +95,14 @@ def write(trace: Trace, path: Path) -> None:
             for piece in _safetensors(shelf):
                 shelved.write(piece)
         file.writestr(_BODY, json.dumps(body, ensure_ascii=False))
+
+
+def _said(stream: Stream, name: str, put: Callable[[str, Tensor | None], str | None]) -> dict[str, Any]:
+    """A stream as trace.json names it; its tensors are put on the shelf."""
+    blocks = [{"order": block.order} | {part: put(f"{name}.{n}.{part}", getattr(block, part)) for part in _OF_BLOCK}
+              for n, block in enumerate(stream.blocks)]
+    said = {part: put(f"{name}.{part}", getattr(stream, part)) for part in _OF_STREAM}
+    return said | {"embedding_norm": stream.embedding_norm, "blocks": blocks}
 
 
 def _safetensors(shelf: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
@@ -115,9 +131,9 @@ def read(path: Path) -> Trace:
             if file.getinfo(_BODY).file_size > LONGEST:
                 raise ValueError(f"{_BODY} is too large")
             body = json.loads(file.read(_BODY))
-            if body["format"] not in (FORMAT, OF_TWO_TEXTS):
-                raise KliegError(f"{path} is of format {body['format']!r} and this version reads {FORMAT!r} and "
-                                 f"{OF_TWO_TEXTS!r}; trace it again.")
+            if body["format"] not in (FORMAT, OF_TWO_TEXTS, OF_STREAMS):
+                raise KliegError(f"{path} is of format {body['format']!r} and this version reads {FORMAT!r}, {OF_TWO_TEXTS!r} "
+                                 f"and {OF_STREAMS!r}; trace it again.")
             if not all(isinstance(word, str) for name in ("tokens", "vocabulary") for word in body[name]):
                 raise ValueError("its tokens are no words")
             shelf = _shelf(file, path)
@@ -125,9 +141,11 @@ def read(path: Path) -> Trace:
         for call in calls:
             if call.certificate is not None and call.q is not None and call.k is not None:
                 _spots(call).check(str(path))
-        source = _source(body["source"], calls) if body["format"] == OF_TWO_TEXTS else None
+        two = body["format"] == OF_TWO_TEXTS or (body["format"] == OF_STREAMS and "source" in body)
+        source = _source(body["source"], calls) if two else None
+        streams, why = _streams(body, shelf, calls) if body["format"] == OF_STREAMS else (None, {})
         return Trace(body["model"], body["text"], body["ids"], body["tokens"], calls, shelf["logits"], body["vocabulary"],
-                     source)
+                     source, streams, why)
     except FileNotFoundError:
         raise KliegError(f"there is no trace {str(path)!r}.") from None
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError,
@@ -142,6 +160,41 @@ def _source(said: dict[str, Any], calls: list[Call]) -> Source:
     if not all(isinstance(word, str) for word in (source.text, *source.tokens)) or counts != {len(source.tokens)}:
         raise ValueError("its source is not the one that was read")
     return source
+
+
+def _streams(body: dict[str, Any], shelf: dict[str, Tensor], calls: list[Call]) -> tuple[dict[str, Stream], dict[str, str]]:
+    """What happens around attention, and why it is missing of other stacks; ValueError unless it is of the calls' shapes."""
+    why, found = body["without_stream"], {}
+    if not all(isinstance(said, str) for said in why.values()):
+        raise ValueError("it says in no words why a stream is missing")
+    for kind, said in body["streams"].items():
+        blocks = [Block(layer=n, kind=kind, order=part["order"], **{name: _at(part[name], shelf) for name in _OF_BLOCK})
+                  for n, part in enumerate(said["blocks"])]
+        stream = Stream(blocks=blocks, embedding_norm=said["embedding_norm"],
+                        **{name: _at(said[name], shelf) for name in _OF_STREAM})
+        _flows(stream, [call for call in calls if call.kind == kind])
+        found[kind] = stream
+    return found, why
+
+
+def _flows(stream: Stream, calls: list[Call]) -> None:
+    """ValueError unless a stream is one of the texts that the calls of its own stack read."""
+    shape = (calls[0].texts, calls[0].queries, stream.final.shape[-1])
+    own = {"embedded": stream.embedded, "final": stream.final}
+    shared = {name: x for name in ("positions", "types") if (x := getattr(stream, name)) is not None}
+    whole = {f"{part} of block {block.layer}": getattr(block, part) for block in stream.blocks for part in _OF_BLOCK
+             if not part.startswith("cross") or block.crossed is not None or block.cross_input is not None}
+    for name, x in (own | shared | whole).items():
+        if x is None or x.dtype != torch.float32 or x.shape not in (shape, (1, *shape[1:]) if name in shared else shape):
+            raise ValueError(f"{name} of the stack of {calls[0].kind!r} is of shape {x if x is None else tuple(x.shape)}")
+    if len(stream.blocks) <= max(call.layer for call in calls) or type(stream.embedding_norm) is not bool:
+        raise ValueError(f"a stack has {len(stream.blocks)} blocks for its calls")
+    if any(block.order not in ORDERS for block in stream.blocks):
+        raise ValueError("the norms of a block stand in no order that there is")
+
+
+def _at(name: str | None, shelf: dict[str, Tensor]) -> Tensor | None:
+    return None if name is None else shelf[name]
 
 
 def _spots(call: Call) -> Certificate:
@@ -195,16 +248,14 @@ def _mapped(whole: mmap.mmap, start: int, size: int, dtype: torch.dtype) -> Tens
 
 
 def _call(said: dict[str, Any], shelf: dict[str, Tensor]) -> Call:
-    def get(name: str | None) -> Tensor | None:
-        return None if name is None else shelf[name]
-
     for name, kinds in _FACTS.items():
         if not isinstance(said[name], kinds):
             raise ValueError(f"the {name} of a layer is {said[name]!r}")
-    mask = Mask(tuple(Rule(rule["kind"], rule["size"], get(rule["table"])) for rule in said["mask"]))
+    mask = Mask(tuple(Rule(rule["kind"], rule["size"], _at(rule["table"], shelf)) for rule in said["mask"]))
     survey = said["survey"] and Survey(**{
-        f.name: said["survey"]["kernel"] if f.name == "kernel" else get(said["survey"].get(f.name)) for f in fields(Survey)})
-    tensors = {name: get(said[name]) for name in _TENSORS}
+        f.name: said["survey"]["kernel"] if f.name == "kernel" else _at(said["survey"].get(f.name), shelf)
+        for f in fields(Survey)})
+    tensors = {name: _at(said[name], shelf) for name in _TENSORS}
     whole = all(tensors[name] is not None for name in ("q", "k", "v", "output"))
     sealed = None if whole else said["certificate"] and _certificate(said["certificate"])
     call = Call(**{name: said[name] for name in _FACTS}, **tensors, mask=mask, survey=survey, certificate=sealed)

@@ -31,6 +31,7 @@ from klieg.tokenizers import Tokenizer, check_text
 from klieg.trace import Call, Source, Trace
 from klieg.translate import opening
 from klieg.watching.runs import Labels
+from klieg.watching.streams import Recorder
 
 if TYPE_CHECKING:
     from klieg.watching.watcher import Watched
@@ -39,16 +40,19 @@ OFFER = ", or have its end cut off with --cut (in Python, cut=True)"
 
 
 @torch.no_grad()
-def trace(model: str | tuple[Model, Tokenizer], text: str, *, target: str | None = None, to: str | None = None,
-          cut: bool = False, name: str | None = None, spec: SurveySpec | None = None, kernel: str | None = None) -> Trace:
-    """Run `model` over `text` and keep q, k, v, lse and output of every attention call.
+def trace(model: str | tuple[Model, Tokenizer], text: str | Sequence[int], *, target: str | Sequence[int] | None = None,
+          to: str | None = None, cut: bool = False, name: str | None = None, spec: SurveySpec | None = None,
+          kernel: str | None = None) -> Trace:
+    """Run `model` over `text` and keep q, k, v, lse and output of every attention call, and the streams around them.
 
     A translator reads the text and the `target`, by default the best that its own beam search finds,
     in one pass; `to` is the target's language, where the model has several. A text longer than the
     model's positions is refused, or cut at its end where `cut` is set. With a SurveySpec every call
-    also carries its survey.
+    also carries its survey. What a model wrote is traced exactly by its ids, which may stand in the place
+    of the text, or for a translator of the target.
     """
-    check_text(text)
+    if isinstance(text, str):
+        check_text(text)
     network, tokenizer = load(model) if isinstance(model, str) else model
     name = name or (model if isinstance(model, str) else type(network).__name__)
     calls: list[Call] = []
@@ -61,36 +65,50 @@ def trace(model: str | tuple[Model, Tokenizer], text: str, *, target: str | None
 
     source = None
     if isinstance(network, Marian):
-        source = _source(network, tokenizer, text, to, cut)
+        source = read_source(network, tokenizer, text, to, cut)
         text, ids = _target(network, tokenizer, source, target, cut)
-        logits = network(torch.tensor([source.ids]), torch.tensor([ids]), observe=keep, kernel=kernel)
+    elif target is not None or to is not None:
+        raise KliegError(f"{name!r} is no translator; leave --target and --to (in Python, target and to) away.")
+    elif not isinstance(text, str):
+        ids = known(text, len(network.vocabulary), network.positions)
+        text = tokenizer.decode(ids)
+    elif isinstance(network, Bert):
+        ids = read(tokenizer, text, network.positions, cut, offer=OFFER)
     else:
-        if target is not None or to is not None:
-            raise KliegError(f"{name!r} is no translator; leave --target and --to (in Python, target and to) away.")
-        if isinstance(network, Bert):
+        ids = tokenizer.fitting(text, network.positions, cut, offer=OFFER)
+    given = torch.tensor([ids])
+    with Recorder(network) as recorder:
+        if source is not None:
+            logits = network(torch.tensor([source.ids]), given, observe=keep, kernel=kernel)
+        elif isinstance(network, Bert):
             # What it says at a token is that token itself, and no next one.
-            ids = read(tokenizer, text, network.positions, cut, offer=OFFER)
-            hidden = network.hidden(torch.tensor([ids]), observe=keep, kernel=kernel)
-            logits = hidden.new_zeros(1, 0, len(network.vocabulary))
+            logits = network.hidden(given, observe=keep, kernel=kernel).new_zeros(1, 0, len(network.vocabulary))
         else:
-            ids = tokenizer.fitting(text, network.positions, cut, offer=OFFER)
-            logits = network(torch.tensor([ids]), observe=keep, kernel=kernel)
+            logits = network(given, observe=keep, kernel=kernel)
+    streams, why = recorder.take()
     logits = logits[0].float()
-    return Trace(name, text, ids, tokenizer.labels(ids), calls, logits, Labels(tokenizer, logits.shape[-1]), source)
+    return Trace(name, text, ids, tokenizer.labels(ids), calls, logits, Labels(tokenizer, logits.shape[-1]), source, streams,
+                 why)
 
 
-def _source(model: Marian, tokenizer: Tokenizer, text: str, to: str | None, cut: bool) -> Source:
+def read_source(model: Marian, tokenizer: Tokenizer, text: str | Sequence[int], to: str | None, cut: bool = False) -> Source:
     """What a translator's encoder reads: the mark of the language, where there is one, the text, and the end mark."""
-    before, text = opening(tokenizer, to), text.strip()
+    if not isinstance(text, str):
+        raise KliegError("a translator reads a text; give ids for its target only.")
+    before, text = opening(tokenizer, to), check_text(text).strip()
     body = tokenizer.fitting(text, model.positions - len(before) - 1, cut, bos=False, offer=OFFER)
     ids = [*before, *body, model.config.eos_token_id]
     return Source(text, ids, tokenizer.labels(ids))
 
 
-def _target(model: Marian, tokenizer: Tokenizer, source: Source, target: str | None, cut: bool) -> tuple[str, list[int]]:
+def _target(model: Marian, tokenizer: Tokenizer, source: Source, target: str | Sequence[int] | None,
+            cut: bool) -> tuple[str, list[int]]:
     """A target, given or the best that is found, and its ids as the decoder reads them: after the start mark."""
     if target is None:
         ids = search(model, [source.ids])[0][0].ids
+        target = tokenizer.decode(ids)
+    elif not isinstance(target, str):
+        ids = known(target, model.config.vocab_size, model.positions - 1)
         target = tokenizer.decode(ids)
     else:
         target = check_text(target).strip()
@@ -98,10 +116,20 @@ def _target(model: Marian, tokenizer: Tokenizer, source: Source, target: str | N
     return target, [model.config.decoder_start_token_id, *ids]
 
 
+def known(ids: Sequence[int], size: int, positions: int) -> list[int]:
+    """Ids that were given, checked against the vocabulary and the model's positions."""
+    unknown = [id for id in ids if not 0 <= id < size]
+    if unknown:
+        raise KliegError(f"there is no token {unknown[0]}; the vocabulary has tokens 0 to {size - 1}.")
+    if not 0 < len(ids) <= positions:
+        raise KliegError(f"{len(ids):,} ids were given and the model has positions for 1 to {positions} of them.")
+    return [*ids]
+
+
 def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, survey: bool = True,
           layers: Sequence[int] | None = None, keep_qk: Sequence[int] | bool | None = None,
           folder: str | Path | None = None, budget: int | None = None, tokenizer: Any = None,
-          on_call: Callable[[int, int], None] | None = None) -> Watched:
+          on_call: Callable[[int, int], None] | None = None, streams: bool = False) -> Watched:
     """Watch a model of transformers while it runs, on its own fast attention, to the last bit:
 
         with klieg.watch(model) as seen:
@@ -112,7 +140,9 @@ def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, sur
     `top`, `map` and `bins` are those of SurveySpec; `survey=False` makes none. `layers` are the ones
     to look at, all by default. q and k are kept for all of them (None), for some, or for none
     (False), in memory or in `folder`, within `budget` bytes: see Store. `on_call(done, expected)`
-    is told of every call. A tokenizer labels the tokens of `seen.trace()`.
+    is told of every call. A tokenizer labels the tokens of `seen.trace()`. With `streams` that trace
+    also has what happens around attention (blocks.py), in memory: seven numbers or more for every
+    one of the residual stream, in every layer.
 
     A model that cannot be watched exactly is a KliegError that says why, as is a call that fails
     its certificate; it comes at the end of the block, and the model's own run is complete.
@@ -121,8 +151,9 @@ def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, sur
         raise KliegError("watch() is for models of transformers; klieg.trace((model, tokenizer), text) traces a model of "
                          "Klieg's own.")
     from klieg.watching.store import Store
+    from klieg.watching.streams import StreamWatched
     from klieg.watching.watcher import Options, Watched
 
     options = Options(SurveySpec(top, map, bins) if survey else None, None if layers is None else frozenset(layers),
                       keep_qk if keep_qk is None or isinstance(keep_qk, bool) else frozenset(keep_qk), tokenizer, on_call)
-    return Watched(model, options, Store(folder, budget))
+    return (StreamWatched if streams else Watched)(model, options, Store(folder, budget))

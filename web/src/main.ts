@@ -1,10 +1,10 @@
 import { mount } from 'svelte'
 import App from './App.svelte'
 import './app.css'
-import { Explorer } from './explorer.svelte'
+import { Explorer } from './state/explorer.svelte'
 
-// An exported page carries its trace in itself and never asks a server.
-const embedded = document.getElementById('klieg-trace')?.textContent ?? null
-const explorer = new Explorer(embedded)
+// An exported page carries its trace in itself and never asks a server; a served one carries what it shows first.
+const carried = (id: string) => document.getElementById(id)?.textContent ?? null
+const explorer = new Explorer(carried('klieg-trace'), carried('klieg-first'))
 mount(App, { target: document.getElementById('app')!, props: { explorer } })
 void explorer.start()

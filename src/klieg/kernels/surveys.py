@@ -66,14 +66,17 @@ def attended(q: Tensor, k: Tensor, v: Tensor, mask: Mask, spec: SurveySpec, *, s
 
 
 @torch.no_grad()
-def pooled(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, rows: slice, keys: slice, size: int, shape: tuple[int, int],
-           scale: float | None = None, softcap: float | None = None, bias: Tensor | None = None) -> Pooled:
-    """The region rows x keys of a map of `shape` (queries, keys) in min(size, length) buckets along each axis.
+def pooled(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, rows: slice, keys: slice, size: int | tuple[int, int],
+           shape: tuple[int, int], scale: float | None = None, softcap: float | None = None,
+           bias: Tensor | None = None) -> Pooled:
+    """The region rows x keys of a map of `shape` (queries, keys) in min(size, length) buckets along each axis; a pair
+    of sizes is that of the rows and that of the keys.
 
     q (b, h, i, d), k (b, g, j, d), lse (b, h, i) and bias are those of the region, mask of the whole.
     """
     part = _Part.of(q, k, lse, mask, scale, softcap, bias, rows, keys, shape)
-    down, across = edges(q.shape[2], size), edges(k.shape[2], size)
+    sizes = size if isinstance(size, tuple) else (size, size)
+    down, across = edges(q.shape[2], sizes[0]), edges(k.shape[2], sizes[1])
     if native.refusal(part.scores.q, part.scores.k, None) is None:
         found = native.compute(part.scores, native.Wanted(row_edges=down, key_edges=across), lse=lse)
         total, highest = found["map_sum"], found["map_max"]

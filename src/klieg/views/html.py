@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
+from base64 import b64encode
 from importlib.util import find_spec
 from pathlib import Path
 
 from klieg.errors import KliegError
 from klieg.trace import Trace
-from klieg.views.wire import wire
+from klieg.views.wire import whole
 
 PAGE = Path("static") / "index.html"
 SLOT = "<!-- klieg-trace -->"     # where the page carries its trace
 
 
 def html(trace: Trace) -> str:
-    """The page with the trace's JSON in <script type="application/json" id="klieg-trace">."""
-    text = page().read_text("utf-8")
+    """The page with a trace in it, which is all that it shows."""
+    return carrying(page().read_text("utf-8"), whole(trace), "klieg-trace")
+
+
+def carrying(text: str, message: bytes, name: str) -> str:
+    """The page's text with a message of wire.whole() in base64, in <script type="application/x-klieg" id="NAME">."""
     if SLOT not in text:
-        raise KliegError(f"{page()} has no place for a trace; install Klieg again with `pip install .`.")
-    data = f'<script type="application/json" id="klieg-trace">{inline(wire(trace))}</script>'
+        raise KliegError("the Explorer's page has no place for a trace; install Klieg again with `pip install .`.")
+    data = f'<script type="application/x-klieg" id="{name}">{b64encode(message).decode("ascii")}</script>'
     return text.replace(SLOT, data, 1)
 
 
@@ -32,9 +36,3 @@ def page() -> Path:
         raise KliegError("the Explorer's page is not built, so there is no HTML to write; install Klieg with "
                          "`pip install .`, which needs Node 20 or newer, or choose SVG.")
     return found
-
-
-def inline(value: object) -> str:
-    """JSON that can stand inside a script element: no <, so neither an end tag nor a comment can begin."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

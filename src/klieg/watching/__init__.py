@@ -6,6 +6,7 @@
     measure          one call: its survey, and the proof that it is the model's own
     strands, runs    calls joined over a generation; the layers of one run together
     store            where q and k are kept
+    streams          the residual stream around attention, believed only where it adds up
     watcher          what klieg.watch() gives, made of all these
     implementation   the name "klieg" among transformers' own attention functions
 """

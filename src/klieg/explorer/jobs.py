@@ -1,0 +1,106 @@
+"""What computes for the page: in a thread, in its turn, and no longer than somebody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from klieg.errors import KliegError
+from klieg.explorer.turns import Gone, Turn, Turns
+
+T = TypeVar("T")
+Event = tuple[str, dict[str, Any]]
+LOOK = 0.2  # seconds between two looks at whether the asker is still there
+
+
+async def worked(request: Request, turns: Turns, job: Callable[[Turn], T]) -> T:
+    """What `job(turn)` gives, once it is its turn; Gone if the asker went away first."""
+    gone = threading.Event()
+    watching = asyncio.create_task(_watch(request, gone))
+    try:
+        # A thread for each: a pool full of jobs that wait would keep the next one from even asking for its turn.
+        return await to_thread.run_sync(lambda: in_turn(turns, gone, job), abandon_on_cancel=True, limiter=CapacityLimiter(1))
+    finally:
+        gone.set()  # also where the server ends before the job
+        watching.cancel()
+
+
+def in_turn(turns: Turns, gone: threading.Event, job: Callable[[Turn], T]) -> T:
+    """What `job(turn)` gives, in this thread; a lack of memory is a KliegError."""
+    with turns.turn(gone) as turn:
+        try:
+            return job(turn)
+        except (MemoryError, RuntimeError) as e:
+            if not isinstance(e, MemoryError) and not ("memory" in str(e) and "alloc" in str(e)):  # torch has no other sign
+                raise
+            raise KliegError("this machine has not enough memory for that; shorten the text.") from None
+
+
+async def streamed(request: Request, turns: Turns, job: Callable[[Turn], Iterator[Event]]) -> StreamingResponse:
+    """What `job(turn)` yields, (name, body) each, as server-sent events while it runs; its turn is offered after every one.
+
+    What goes wrong before the first event is raised here; a KliegError after it is an event "error".
+    """
+    gone, loop = threading.Event(), asyncio.get_running_loop()
+    events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+
+    def put(event: Event | Exception | None) -> None:
+        with suppress(RuntimeError):  # the server has ended, and its loop with it
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    def steps(turn: Turn) -> None:
+        for event in job(turn):
+            put(event)
+            turn.offer()
+
+    def run() -> None:
+        try:
+            in_turn(turns, gone, steps)
+            put(None)
+        except Exception as e:  # it is said to who listens
+            put(e)
+
+    watching = asyncio.create_task(_watch(request, gone))
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        first = await events.get()
+        if isinstance(first, Exception):
+            raise first
+    except BaseException:
+        gone.set()
+        watching.cancel()
+        raise
+
+    async def lines() -> AsyncIterator[str]:
+        event: Event | Exception | None = first
+        try:
+            while isinstance(event, tuple):
+                yield _line(*event)
+                event = await events.get()
+            if isinstance(event, KliegError):
+                yield _line("error", {"error": str(event)})
+            elif event is not None and not isinstance(event, Gone):
+                raise event
+        finally:
+            gone.set()
+            watching.cancel()
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
+
+
+def _line(name: str, body: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(body, allow_nan=False, ensure_ascii=False)}\n\n"
+
+
+async def _watch(request: Request, gone: threading.Event) -> None:
+    while not await request.is_disconnected():
+        await asyncio.sleep(LOOK)
+    gone.set()

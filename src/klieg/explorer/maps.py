@@ -1,0 +1,98 @@
+"""The questions of the map: pooled tiles at any zoom, single cells, the strongest links in view, and one weight written out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated
+
+import torch
+from fastapi import APIRouter, Query, Request, Response
+
+from klieg.explorer.chunks import Chunks, Span, check
+from klieg.explorer.desk import Desk
+from klieg.explorer.jobs import worked
+from klieg.explorer.links import strongest
+from klieg.explorer.looks import Id, Index, call_of, packed
+from klieg.explorer.turns import Turn
+from klieg.explorer.written import written
+from klieg.kernels import Pooled
+from klieg.trace import Call
+
+CELLS = 256   # rows and keys of cells that are sent at once
+LINKS = 100
+
+Range = Annotated[str, Query(pattern=r"^[0-9]{1,10}:[0-9]{1,10}$", description="From a token to before another.")]
+Bucket = Annotated[int, Query(ge=1, le=1 << 30, description="Tokens along a side of a bucket.")]
+Count = Annotated[int, Query(ge=1, le=LINKS)]
+
+
+def span(given: str) -> Span:
+    """FROM:TO, as the pattern has it."""
+    start, stop = given.split(":")
+    return int(start), int(stop)
+
+
+def routes(desk: Desk) -> APIRouter:
+    """The routes, on a desk."""
+    router, chunks = APIRouter(prefix="/api/traces/{id}"), Chunks()
+
+    @router.get("/whole/{call}/{head}")
+    async def whole(id: Id, call: Index, head: Index, request: Request, first: bool = True) -> Response:
+        """The whole map in as many buckets as its survey keeps; without the first token unless `first`."""
+        def job(turn: Turn) -> Response:
+            found = call_of(desk.trace(id), call)
+            return _tile(chunks, found, head, chunks.whole(found, head, first, turn))
+
+        return await worked(request, desk.turns, job)
+
+    @router.get("/tiles/{call}/{head}")
+    async def tile(id: Id, call: Index, head: Index, rows: Range, keys: Range, bucket: Bucket, request: Request) -> Response:
+        """A region in buckets: mean and max (R, C), the edges of the buckets, and `top` (R,): the largest weight of their
+        rows over all keys."""
+        def job(turn: Turn) -> Response:
+            found = call_of(desk.trace(id), call)
+            return _tile(chunks, found, head, chunks.tile(found, head, span(rows), span(keys), bucket))
+
+        return await worked(request, desk.turns, job)
+
+    @router.get("/cells/{call}/{head}")
+    async def cells(id: Id, call: Index, head: Index, rows: Range, keys: Range, request: Request) -> Response:
+        """Exact weights and masked scores (i, j) of a small region, and lse and `top` (i,) of its rows."""
+        def job(turn: Turn) -> Response:
+            return _cells(chunks, call_of(desk.trace(id), call), head, span(rows), span(keys))
+
+        return await worked(request, desk.turns, job)
+
+    @router.get("/cells/{call}/{head}/{query}/{key}")
+    async def one(id: Id, call: Index, head: Index, query: Index, key: Index, request: Request) -> Response:
+        """One weight written out: see written.py."""
+        def job(turn: Turn) -> Response:
+            return packed(*written(call_of(desk.trace(id), call), head, query, key))
+
+        return await worked(request, desk.turns, job)
+
+    @router.get("/links/{call}/{head}")
+    async def links(id: Id, call: Index, head: Index, rows: Range, keys: Range, request: Request, count: Count = 12) -> dict:
+        """The strongest links of a region, and whether none stronger is left out."""
+        def job(turn: Turn) -> dict:
+            found = strongest(chunks, call_of(desk.trace(id), call), head, span(rows), span(keys), count, turn)
+            return {"links": [[link.query, link.key, link.weight] for link in found.links], "exact": found.exact}
+
+        return await worked(request, desk.turns, job)
+
+    return router
+
+
+def _tile(chunks: Chunks, call: Call, head: int, found: Pooled) -> Response:
+    peaks = chunks.peaks(call, head).cpu()
+    top = torch.stack([peaks[a:b].max() for a, b in pairwise(found.row_edges)])
+    return packed({}, {"mean": found.mean, "max": found.max, "top": top, "rows": torch.tensor(found.row_edges),
+                       "keys": torch.tensor(found.key_edges)})
+
+
+def _cells(chunks: Chunks, call: Call, head: int, rows: Span, keys: Span) -> Response:
+    check(call, head, rows, keys, CELLS)
+    here, there = slice(*rows), slice(*keys)
+    score = call.scaled(head, here, there).masked_fill(~call.visible(head, here, there), -torch.inf)
+    return packed({}, {"weight": call.tile(head, here, there), "score": score, "lse": call.lse[0, head, here],
+                       "top": chunks.peaks(call, head)[here]})

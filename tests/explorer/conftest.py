@@ -1,0 +1,62 @@
+"""The page in a real browser: headless Chromium, driven by Playwright, on a server of its own."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvicorn
+
+from klieg.explorer.desk import Desk
+from klieg.explorer.server import _listen, application
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Chromium of this machine, once for all tests."""
+    if CHROMIUM is None:
+        pytest.skip("needs chromium (Debian: chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    """A fresh page of 1440 x 900; an error in its console fails the test."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, locale="en", reduced_motion="reduce")
+    found, said = context.new_page(), []
+    found.set_default_timeout(20_000)
+    found.on("pageerror", lambda error: said.append(str(error)))
+    found.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    yield found
+    context.close()
+    assert [line for line in said if "status of 4" not in line] == []   # a refusal of the server is said on the page
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[Desk], str]]:
+    """served(desk) -> the address of a server with that desk, until the test ends."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(desk: Desk) -> str:
+        listener = _listen(0)
+        port = listener.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(application(desk, port), log_level="warning", lifespan="off",
+                                               timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{port}/"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)

@@ -1,0 +1,60 @@
+"""Traces made of random numbers, for tests of what shows traces: every number of theirs is known, and no model is loaded."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+
+from klieg import attention
+from klieg.attention import Mask
+from klieg.errors import KliegError
+from klieg.explorer.turns import Turn
+from klieg.trace import Call, Source, Trace
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def made(model: str, text: str) -> Trace:
+    """A trace of random q, k and v: 3 layers, 4 heads on 2 K/V heads, width 24, a softcap in the last layer."""
+    tokens = ["⟨s⟩", *text.split()]
+    if tokens == ["⟨s⟩"]:
+        raise KliegError("the text is empty; give at least one word.")
+    random = torch.Generator().manual_seed(zlib.crc32(text.encode()))
+    n, calls = len(tokens), []
+    for layer in range(3):
+        q, k, v = (torch.randn(1, heads, n, 24, generator=random) * 1.5 for heads in (4, 2, 2))
+        softcap = 3.0 if layer == 2 else None
+        s = attention.hide(attention.scores(q, k, softcap=softcap), Mask.causal())
+        lse = attention.log_sum_exp(s)
+        calls.append(Call(layer, "self", q, k, v, lse, attention.output(attention.weights(s, lse), v), Mask.causal(),
+                          24 ** -0.5, "dense", softcap=softcap))
+    vocabulary = [SCRIPT, "too", *(f"word{i}" for i in range(14))]
+    return Trace(model, text, list(range(n)), tokens, calls, torch.randn(n, 16, generator=random), vocabulary)
+
+
+def translated(model: str, text: str, to: str = "zh") -> Trace:
+    """A translation of random q, k and v: 2 layers of 4 heads; the target is the source in capitals, and one word more."""
+    source, target = [f"⟨{to}⟩", *text.split(), "⟨/s⟩"], ["⟨pad⟩", *text.upper().split(), "!"]
+    random = torch.Generator().manual_seed(zlib.crc32(f"{to} {text}".encode()))
+    calls, i, j = [], len(target), len(source)
+    for kind, rows, columns in [("encoder", j, j)] * 2 + [("self", i, i), ("cross", i, j)] * 2:
+        q, k, v = (torch.randn(1, 4, n, 24, generator=random) * 1.5 for n in (rows, columns, columns))
+        mask = Mask.causal() if kind == "self" else Mask()
+        s = attention.hide(attention.scores(q, k), mask)
+        lse = attention.log_sum_exp(s)
+        layer = sum(call.kind == kind for call in calls)
+        calls.append(Call(layer, kind, q, k, v, lse, attention.output(attention.weights(s, lse), v), mask, 24 ** -0.5, "dense"))
+    return Trace(model, " ".join(target[1:]), list(range(i)), target, calls, torch.randn(i, 20, generator=random),
+                 [f"word{n}" for n in range(20)], Source(text, [*range(j - 1), 19], source))
+
+
+class Maker:
+    """A model on the desk that makes its traces up; a translator where it is named so."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.languages = ["zh", "de"] if name == "translator" else []
+
+    def read(self, text: str, to: str | None, turn: Turn) -> Trace:
+        return translated(self.name, text, to or "zh") if self.languages else made(self.name, text)

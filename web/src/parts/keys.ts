@@ -1,0 +1,18 @@
+// The keys by screen, as the list of keys and the foot of the page say them.
+import type { Screen } from '../state/screens'
+import type { Words } from '../state/words'
+
+export type Key = [key: string, meaning: keyof Words['keys']]
+
+export const EVERYWHERE: Key[] = [
+  ['1 – 6', 'screens'], ['[ ]', 'layer'], [', .', 'head'], ['/', 'text'], ['↵', 'send'], ['⇧ ↵', 'line'], ['D', 'theme'], ['Esc', 'back'],
+  ['Tab', 'next'], ['?', 'help'],
+]
+export const ON: Record<Screen, Key[]> = {
+  walk: [['Space', 'play'], ['← →', 'step'], ['↑ ↓ ← →', 'move'], ['↵', 'open']],
+  heads: [['↑ ↓ ← →', 'move'], ['↵', 'all'], ['L', 'scale'], ['S', 'sort']],
+  map: [['↑ ↓ ← →', 'move'], ['+ −', 'zoom'], ['/', 'find'], ['J', 'strongest'], ['L', 'scale'], ['T', 'unit'], ['↵', 'open']],
+  film: [['Space', 'play'], ['← →', 'frame'], ['↑ ↓', 'candidate'], ['B', 'branch'], ['K', 'branches']],
+  whatif: [['↑ ↓ ← →', 'move'], ['M', 'mute'], ['X', 'cut'], ['R', 'rank'], ['⌫', 'undo']],
+  compare: [['← →', 'layer']],
+}

@@ -1,0 +1,12 @@
+// What draws each screen; the bar offers those that are here.
+import type { Component } from 'svelte'
+import type { Explorer } from '../state/explorer.svelte'
+import type { Screen } from '../state/screens'
+import Compare from './compare/Compare.svelte'
+import Film from './film/Film.svelte'
+import Heads from './heads/Heads.svelte'
+import Map from './map/Map.svelte'
+import Walk from './walk/Walk.svelte'
+import WhatIf from './whatif/WhatIf.svelte'
+
+export const PAGES: Partial<Record<Screen, Component<{ explorer: Explorer }>>> = { walk: Walk, heads: Heads, map: Map, film: Film, whatif: WhatIf, compare: Compare }

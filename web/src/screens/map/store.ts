@@ -1,0 +1,120 @@
+// The tiles of one head: which are there, which are asked for, and which are given back when others need their room.
+import type { HeadMap, Span, Tile } from '../../wire/tiles'
+import { side, type Size } from './view'
+
+const KEPT = 200      // tiles, at most half a MiB each and their pictures
+const AT_ONCE = 3     // questions under way, so that what is wanted next is not behind many others
+
+export interface Slot {
+  key: number
+  bucket: number               // 0: the whole map
+  rows: Span
+  keys: Span
+  first: boolean               // whether it has the first token's column
+  tile: Tile | null            // null while it is computed
+  score: Float32Array | null   // of exact cells: their masked scores, and the lse of their rows
+  lse: Float32Array | null
+  picture: HTMLCanvasElement | null
+  shaded: number               // the version of the colours it was painted with
+  text: string[] | null        // digits of its cells, made as they are looked at
+  failed: boolean
+}
+
+export class Tiles {
+  readonly whole: [Slot, Slot]   // with and without the first token
+  latest = 0                      // milliseconds from asking for the last tile to having it
+  readonly #slots = new Map<number, Slot>()
+  readonly #running = new Map<Slot, AbortController>()
+  #wanted: Slot[] = []
+  #closed = false
+
+  constructor(readonly map: HeadMap, readonly size: Size, private readonly changed: (slot: Slot) => void, private readonly failed: (e: unknown) => void) {
+    const slot = (first: boolean): Slot => this.#made(-1 - Number(first), 0, [0, size.queries], [first ? 0 : 1, size.keys], first)
+    this.whole = [slot(false), slot(true)]
+  }
+
+  // The tile in a row and column of tiles of such buckets.
+  at(bucket: number, row: number, column: number, first: boolean): Slot {
+    const hides = column === 0 && !first
+    const key = ((Math.log2(bucket) * 65536 + row) * 65536 + column) * 2 + (hides ? 1 : 0)
+    let found = this.#slots.get(key)
+    if (!found) {
+      const step = side(bucket), { queries, keys } = this.size
+      found = this.#made(key, bucket, [row * step, Math.min((row + 1) * step, queries)],
+        [hides ? Math.min(1, keys - 1) : column * step, Math.min((column + 1) * step, keys)], !hides)
+      this.#slots.set(key, found)
+    }
+    return found
+  }
+
+  #made(key: number, bucket: number, rows: Span, keys: Span, first: boolean): Slot {
+    return { key, bucket, rows, keys, first, tile: null, score: null, lse: null, picture: null, shaded: -1, text: null, failed: false }
+  }
+
+  // These and no others are to be had, in this order.
+  want(slots: Slot[]): void {
+    this.#wanted = slots.filter((slot) => !slot.tile && !slot.failed)
+    for (const [slot, running] of this.#running) {
+      if (!this.#wanted.includes(slot)) {
+        running.abort()
+        this.#running.delete(slot)
+      }
+    }
+    // Those that are looked at become the youngest; the oldest go.
+    for (const slot of slots) if (slot.bucket && this.#slots.delete(slot.key)) this.#slots.set(slot.key, slot)
+    for (const [key, slot] of this.#slots) {
+      if (this.#slots.size <= KEPT) break
+      if (!slots.includes(slot)) this.#slots.delete(key)
+    }
+    this.#next()
+  }
+
+  get loading(): number {
+    return this.#wanted.length
+  }
+
+  close(): void {
+    this.#closed = true
+    for (const running of this.#running.values()) running.abort()
+    this.#running.clear()
+    this.#wanted = []
+  }
+
+  #next(): void {
+    for (const slot of this.#wanted) {
+      if (this.#running.size >= AT_ONCE) return
+      if (!this.#running.has(slot)) void this.#fetch(slot)
+    }
+  }
+
+  async #fetch(slot: Slot): Promise<void> {
+    const running = new AbortController(), asked = performance.now()
+    this.#running.set(slot, running)
+    try {
+      await this.#fill(slot, running.signal)
+      this.latest = performance.now() - asked
+    } catch (e) {
+      if (running.signal.aborted || this.#closed) return
+      slot.failed = true
+      this.failed(e)
+    }
+    if (this.#closed) return
+    this.#running.delete(slot)
+    this.#wanted = this.#wanted.filter((other) => other !== slot)
+    if (slot.tile) this.changed(slot)
+    this.#next()
+  }
+
+  async #fill(slot: Slot, signal: AbortSignal): Promise<void> {
+    const { bucket, rows, keys, first } = slot
+    if (bucket !== 1) {
+      slot.tile = bucket ? await this.map.tile(rows, keys, bucket, signal) : await this.map.whole(first, signal)
+      return
+    }
+    const { weight, score, lse, top } = await this.map.cells(rows, keys, signal)
+    const each = ([from, to]: Span) => Int32Array.from({ length: to - from + 1 }, (_, n) => from + n)
+    slot.score = score
+    slot.lse = lse
+    slot.tile = { mean: weight, max: weight, top, rows: each(rows), keys: each(keys) }
+  }
+}
