@@ -30,7 +30,7 @@ def made(model: str, text: str) -> Trace:
         calls.append(Call(layer, "self", q, k, v, lse, attention.output(attention.weights(s, lse), v), Mask.causal(),
                           24 ** -0.5, "dense", softcap=softcap))
     vocabulary = [SCRIPT, "too", *(f"word{i}" for i in range(14))]
-    return Trace(model, text, list(range(n)), tokens, calls, torch.randn(n, 16, generator=random), vocabulary)
+    return Trace(model, text, [i % 16 for i in range(n)], tokens, calls, torch.randn(n, 16, generator=random), vocabulary)
 
 
 def translated(model: str, text: str, to: str = "zh") -> Trace:

@@ -29,14 +29,16 @@ def browser() -> Iterator:
 
 
 @pytest.fixture
-def page(browser) -> Iterator:
-    """A fresh page of 1440 x 900; an error in its console fails the test."""
+def page(browser, served) -> Iterator:
+    """A fresh page of 1440 x 900; an error in its console fails the test. It is gone before its server is."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, locale="en", reduced_motion="reduce")
     found, said = context.new_page(), []
     found.set_default_timeout(20_000)
     found.on("pageerror", lambda error: said.append(str(error)))
     found.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     yield found
+    if not found.is_closed():
+        found.goto("about:blank")
     context.close()
     assert [line for line in said if "status of 4" not in line] == []   # a refusal of the server is said on the page
 

@@ -69,7 +69,7 @@ def test_a_page_that_is_left_gives_its_trace_back(page, served, desk: Desk, mode
     settled(page)
     soon(lambda: len(desk._traces) == 1 and [ref() is None for ref in model.traces] == [True, False])
     leave(page)
-    soon(lambda: (not desk._traces, [r() for r in model.traces], print(desk._traces.keys(), [r() is None for r in model.traces]))[0] and model.traces[1]() is None)
+    soon(lambda: not desk._traces and model.traces[1]() is None)
 
 
 @pytest.mark.parametrize("leave", LEFT, ids=["another page", "closed"])

@@ -184,6 +184,7 @@ def test_every_model_is_offered_with_its_shape(page, served) -> None:
     assert page.locator("header .model .chooser").inner_text().split("\n")[:2] == ["saved", "3 layers · 4 heads · 2 K/V groups"]
     chooser.select_option("two")
     until(page, "location.hash.includes('model=two')")
+    settled(page)
 
 
 def test_on_a_phone_everything_is_in_a_menu(page, served) -> None:
@@ -192,6 +193,7 @@ def test_on_a_phone_everything_is_in_a_menu(page, served) -> None:
     settled(page)
     page.locator(".box select").select_option("two")
     until(page, "location.hash.includes('model=two')")
+    settled(page)
     page.locator(".more button").first.click()
     page.get_by_text("Light or dark").click()
     until(page, "location.hash.includes('theme=dark')")

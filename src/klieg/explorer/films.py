@@ -55,6 +55,7 @@ def routes(desk: Desk) -> APIRouter:
                 written.append(found.id)
                 yield "token", {"id": found.id, "token": found.token, "p": found.p}
             trace = model.read(wanted.text, wanted.to, turn, written)
+            turn.check()  # or nobody would ever close it
             yield "end", {"id": desk.put(trace), **told(trace, len(trace.tokens) - len(written))}
 
         return await streamed(request, desk.turns, job)

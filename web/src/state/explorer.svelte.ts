@@ -193,6 +193,7 @@ export class Explorer {
   }
 
   #fail(e: unknown): void {
+    this.source?.close()
     this.source = this.opened = null
     this.shipped = false
     this.error = this.#line(e)
