@@ -232,7 +232,7 @@ const zh: typeof en = {
   keys: { move: '移动', layer: '层', head: '头', all: '全部乘积', back: '返回', theme: '明暗', text: '文字', scale: '刻度', screens: '页面', play: '播放', step: '单步', frame: '帧',
     open: '打开或固定', sort: '给头排序', zoom: '缩放', find: '查找文字或跳到某词', strongest: '下一条最强的连线',
     unit: '词元、词、行', branch: '分岔', branches: '比较分岔', send: '查看文字', line: '文字换行',
-    next: '下一个控件', help: '本表', candidate: '另一个词', mute: '静音此头', cut: '剪断此边', rank: '给头排名', undo: '撤销' },
+    next: '下一个控件', help: '本表', candidate: '另一个词', mute: '静音此头', cut: '切断此边', rank: '给头排名', undo: '撤销' },
 }
 
 export type Words = typeof en
