@@ -22,7 +22,7 @@ def serve(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     lang: Language = None,
 ) -> None:
-    """Open the Explorer in the browser: what a model does with a text, from the whole map to one multiplication."""
+    """Open the Explorer in the browser: from the whole map of a text down to one multiplication."""
     from klieg import models
     from klieg.explorer.desk import Desk
     from klieg.explorer.reader import Reader

@@ -256,7 +256,9 @@ export class Looking {
     const far = ({ rows, keys }: Slot) => Math.hypot((rows[0] + rows[1]) / 2 - y, (keys[0] + keys[1]) / 2 - x)
     slots.sort((a, b) => far(a) - far(b))
     const room = { width: SQUARE, height: SQUARE }
-    const others = this.squares().flatMap((square) => [...painter.touched(square.view, room, square.bucket, this.#list)])
+    // Before a cell is chosen it is not known where the closer squares will be.
+    const squares = this.squares().filter((_, n) => this.explorer.cell || n <= this.level)
+    const others = squares.flatMap((square) => [...painter.touched(square.view, room, square.bucket, this.#list)])
     const whole = painter.tiles.whole
     painter.tiles.want([...new Set([whole[1], ...(this.scale === 'hide' ? [whole[0]] : []), ...slots, ...others])])
     this.#switch(bucket, slots)

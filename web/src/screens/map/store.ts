@@ -82,7 +82,7 @@ export class Tiles {
 
   #next(): void {
     for (const slot of this.#wanted) {
-      if (this.#running.size >= AT_ONCE) return
+      if (this.#running.size >= AT_ONCE || this.#running.has(this.whole[1])) return   // the whole map goes first
       if (!this.#running.has(slot)) void this.#fetch(slot)
     }
   }
