@@ -22,7 +22,7 @@ def serve(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     lang: Language = None,
 ) -> None:
-    """Open the Explorer in the browser: from the whole map of a text down to one multiplication."""
+    """Open the Explorer in the browser, on models and traces."""
     from klieg import models
     from klieg.explorer.desk import Desk
     from klieg.explorer.reader import Reader

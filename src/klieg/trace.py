@@ -30,6 +30,8 @@ from klieg.errors import KliegError
 from klieg.survey import Survey, SurveySpec
 
 if TYPE_CHECKING:
+    from anywidget import AnyWidget
+
     from klieg.pool import Pooled
 
 
@@ -364,6 +366,11 @@ class Trace:
         """A saved trace; its certificate is computed again from the numbers that were read, or for long ones sampled."""
         from klieg.tracefile import read
         return read(Path(path))
+
+    def widget(self, height: int = 860) -> AnyWidget:
+        """The Explorer's page as a widget of a notebook, so many pixels high."""
+        from klieg.views.widget import widget
+        return widget(self, height)
 
     def _repr_html_(self) -> str:
         from klieg.views.notebook import notebook

@@ -84,9 +84,10 @@ def test_the_widget_shows_the_page_in_a_real_jupyterlab(browser, lab: str) -> No
     frame = page.frame_locator("iframe[title=Klieg]")
     frame.locator("main canvas").first.wait_for()
     assert frame.locator("header .model b").inner_text() == "random"
-    frame.locator("body").press("?")
+    frame.locator("#main").focus()
+    page.keyboard.press("?")
     frame.locator("dialog[open]").wait_for()
-    frame.locator("body").press("Escape")
+    page.keyboard.press("Escape")
     with page.expect_download() as saved:
         frame.locator(".tools .menu button").click()
         frame.locator(".tools .menu li button").click()

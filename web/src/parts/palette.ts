@@ -40,7 +40,7 @@ function along(ramp: string, share: number): Colour {
   const place = Math.min(1, Math.max(0, share)) * (list.length - 1)
   const from = Math.min(Math.floor(place), list.length - 2)
   const [r, g, b] = list[from].map((c, n) => Math.round(c + (list[from + 1][n] - c) * (place - from)))
-  return { fill: `rgb(${r} ${g} ${b})`, ink: luminance(r, g, b) > 0.3 ? '#16181d' : '#ffffff' }
+  return { fill: `rgb(${r} ${g} ${b})`, ink: luminance(r, g, b) > 0.18 ? '#000000' : '#ffffff' }   // either has a contrast of 4.5 at least
 }
 
 function luminance(...rgb: RGB): number {

@@ -3,13 +3,13 @@ import type { Explorer } from '../../state/explorer.svelte'
 import type { Cell } from '../../state/hash'
 import type { HeadMap, Links, Written } from '../../wire/tiles'
 import type { Call } from '../../wire/trace'
-import { Painter, type Axes } from './painter'
+import { Moving } from './moving'
+import { Painter } from './painter'
 import { bucketOf, floor, largest, POOLS, SCALES, type Limits, type Pool, type Scale } from './shade'
 import { Tiles, type Slot } from './store'
-import { numbered, Searched, starts, UNITS, word, type Unit } from './units'
-import { around, bucketFor, clamp, fit, inView, NUMBERS, unitAt, zoom, zooms, type Room, type Size, type View } from './view'
+import { Names, numbered, Searched, UNITS, type Unit } from './units'
+import { around, bucketFor, clamp, inView, NUMBERS, zooms, type Room, type Size, type View } from './view'
 
-const FLIGHT = 220    // milliseconds of a zoom
 const GRACE = 250     // for which the tiles of the zoom before may stand where finer ones are still to come
 const PAUSE = 120     // without a movement, before what is in view is asked about
 export const SQUARE = 132
@@ -39,7 +39,7 @@ export class Looking {
   card = $state(false)
   passages = $state.raw<{ wanted: string; tokens: number[]; at: number } | null>(null)
 
-  view: View = { x: 0, y: 0, scale: 1 }   // as it is drawn now
+  readonly moving = new Moving(() => this.#moved(), (to) => { this.#want(to); this.redraw() })
   painter: Painter | null = null
   redraw: () => void = () => undefined
   sharp = 1
@@ -55,22 +55,14 @@ export class Looking {
     const far = this.levels.map((n) => Math.abs(Math.log(tokens / (n <= 4 ? Math.max(n, this.room.width / CELL) : n))))
     return far.indexOf(Math.min(...far))
   })
-  queryStarts = $derived.by(() => starts(this.explorer.axes[0], this.unit))
-  keyStarts = $derived.by(() => (this.explorer.axes[1] === this.explorer.axes[0] ? this.queryStarts : starts(this.explorer.axes[1], this.unit)))
-  axes = $derived.by<Axes>(() => ({
-    queries: this.explorer.axes[0], keys: this.explorer.axes[1], queryStarts: this.queryStarts, keyStarts: this.keyStarts,
-    queryNames: (n) => this.name('query', n), keyNames: (n) => this.name('key', n),
-  }))
+  names = $derived.by(() => new Names(...this.explorer.axes, this.unit, this.size, this.call?.kind === 'cross'))
 
   #map: HeadMap | null = null
-  #flight: { from: View; to: View; since: number } | null = null
   #timer = 0
   #grace = 0
   #asked = new AbortController()
   #wanted = 0
   #searched: Searched | null = null
-  #names = new Map<number, string>()
-  #named: unknown = null
   readonly #list: Slot[] = []
 
   constructor(explorer: Explorer) {
@@ -98,6 +90,7 @@ export class Looking {
     this.heads++
     const same = before && before.queries === call.queries && before.keys === call.keys && before.kind === call.kind
     this.call = call
+    this.moving.size = this.size
     const near = opened && opened.call.index === call.index && opened.head === head ? opened : null
     this.#map = source!.map(call, head, near)
     const tiles = new Tiles(this.#map, this.size, () => this.#came(), (e) => this.#failed(e))
@@ -116,7 +109,7 @@ export class Looking {
     clearTimeout(this.#timer)
     clearTimeout(this.#grace)
     this.#timer = 0
-    this.#flight = null
+    this.moving.stop()
     this.#asked.abort()
     this.painter?.tiles.close()
     this.painter = null
@@ -126,19 +119,17 @@ export class Looking {
   // Where the address says, else the whole map.
   #start(): void {
     const [query, key, tokens] = (this.explorer.more['map.at'] ?? '').split(',').map(Number)
-    if (!this.room.width) return
-    this.view = tokens >= 1 ? around(query, key, tokens, this.room, this.size) : fit(this.room, this.size)
+    if (this.room.width) this.moving.start({ query, key }, tokens)
   }
 
   resize(room: Room, sharp: number): void {
-    const first = !this.room.width, { width } = this.room
+    const first = !this.room.width
     this.room = room
     this.sharp = sharp
-    if (first) this.#start()
-    else {
-      this.view.scale *= room.width / width
-      clamp(this.view, room, this.size)
-    }
+    if (first) {
+      this.moving.room = room
+      this.#start()
+    } else this.moving.resize(room)
     this.settle()
   }
 
@@ -148,67 +139,18 @@ export class Looking {
 
   // ---- moving ----
 
-  drag(dx: number, dy: number): void {
-    this.#flight = null
-    this.view.x -= dx / this.view.scale
-    this.view.y -= dy / this.view.scale
-    clamp(this.view, this.room, this.size)
-    this.#moved()
-  }
-
-  zoomAt(px: number, py: number, factor: number): void {
-    this.#flight = null
-    zoom(this.view, px, py, factor, this.room, this.size)
-    this.#moved()
-  }
-
-  // Zoom in steps, about the chosen cell where it is in view.
   zoomBy(factor: number): void {
-    const from = this.#flight?.to ?? this.view, { width, height } = this.room
-    const cell = this.explorer.cell && this.inView(this.explorer.cell) ? this.explorer.cell : null
-    const px = cell ? (cell.key + 0.5 - from.x) * from.scale : width / 2, py = cell ? (cell.query + 0.5 - from.y) * from.scale : height / 2
-    this.fly(zoom({ ...from }, px, py, factor, this.room, this.size))
-  }
-
-  pan(across: number, down: number): void {
-    const from = this.#flight?.to ?? this.view, step = Math.min(this.room.width, this.room.height) / 6 / from.scale
-    this.fly(clamp({ ...from, x: from.x + across * step, y: from.y + down * step }, this.room, this.size))
-  }
-
-  fly(to: View): void {
-    if (matchMedia('(prefers-reduced-motion: reduce)').matches) {
-      this.view = to
-      this.#moved()
-      return
-    }
-    this.#flight = { from: { ...this.view }, to, since: performance.now() }
-    this.#want(to)
-    this.redraw()
+    const { cell } = this.explorer
+    this.moving.zoomBy(factor, cell && this.inView(cell) ? cell : null)
   }
 
   // One of the four zooms; the closest one keeps the chosen cell in its middle.
   zoomTo(level: number): void {
     const tokens = this.levels[level], cell = this.explorer.cell
-    const { x, y, scale } = this.settled, middle = { query: y + this.room.height / scale / 2, key: x + this.room.width / scale / 2 }
-    const at = cell && (this.inView(cell) || level > this.level) ? cell : { query: Math.floor(middle.query), key: Math.floor(middle.key) }
-    if (tokens > 4) return this.fly(around(at.query, at.key, tokens, this.room, this.size))
+    const at = cell && (this.inView(cell) || level > this.level) ? cell : this.moving.middle
+    if (tokens > 4) return this.moving.fly(around(at.query, at.key, tokens, this.room, this.size))
     const to = around(at.query, at.key, Math.floor(this.room.width / CELL), this.room, this.size)   // whole cells
-    this.fly(clamp({ ...to, x: Math.round(to.x), y: Math.round(to.y) }, this.room, this.size))
-  }
-
-  // The view at a moment of a flight; whether it goes on.
-  advance(now: number): boolean {
-    if (!this.#flight) return false
-    const { from, to, since } = this.#flight, part = Math.min(1, Math.max(0, (now - since) / FLIGHT))
-    const eased = part === 1 ? 1 : 1 - 2 ** (-10 * part), { view } = this
-    view.scale = from.scale * (to.scale / from.scale) ** eased
-    const share = Math.abs(to.scale / from.scale - 1) < 1e-9 ? eased : (1 / view.scale - 1 / from.scale) / (1 / to.scale - 1 / from.scale)
-    view.x = from.x + (to.x - from.x) * share
-    view.y = from.y + (to.y - from.y) * share
-    if (part < 1) return true
-    this.#flight = null
-    this.#moved()
-    return false
+    this.moving.fly(clamp({ ...to, x: Math.round(to.x), y: Math.round(to.y) }, this.room, this.size))
   }
 
   #moved(): void {
@@ -224,18 +166,15 @@ export class Looking {
 
   // ---- what is in view ----
 
-  inView({ query, key }: Cell): boolean {
-    const { rows, keys } = inView(this.view, this.room, this.size)
-    return query >= rows[0] && query < rows[1] && key >= keys[0] && key < keys[1]
-  }
+  inView = (cell: Cell): boolean => this.moving.inView(cell)
 
   settle(): void {
     if (!this.painter || !this.room.width) return
-    this.settled = { ...this.view }
+    this.settled = { ...this.moving.view }
     this.#colour()
-    this.#want(this.view)
-    const { rows, keys } = inView(this.view, this.room, this.size)
-    this.explorer.more['map.at'] = `${Math.round((rows[0] + rows[1]) / 2)},${Math.round((keys[0] + keys[1]) / 2)},${Math.round(this.room.width / this.view.scale)}`
+    this.#want(this.moving.view)
+    const { rows, keys } = inView(this.moving.view, this.room, this.size)
+    this.explorer.more['map.at'] = `${Math.round((rows[0] + rows[1]) / 2)},${Math.round((keys[0] + keys[1]) / 2)},${Math.round(this.room.width / this.moving.view.scale)}`
     this.redraw()
     void this.#search(rows, keys)
   }
@@ -274,14 +213,14 @@ export class Looking {
       this.#colour()
       this.redraw()
     }
-    if (!this.loading || !this.painter!.touched(this.view, this.room, this.bucket, this.#list).length) turn()
+    if (!this.loading || !this.painter!.touched(this.moving.view, this.room, this.bucket, this.#list).length) turn()
     else this.#grace = window.setTimeout(turn, GRACE)
   }
 
   #came(): void {
     if (!this.painter) return
     this.arrived++
-    const view = this.#flight?.to ?? this.view, bucket = this.#bucketOf(view.scale)
+    const view = this.moving.target, bucket = this.#bucketOf(view.scale)
     this.#switch(bucket, [...this.painter.touched(view, this.room, bucket, this.#list)])
     this.#colour()
     this.redraw()
@@ -294,9 +233,9 @@ export class Looking {
     const { scale, pool } = this
     let limits: Limits = scale === 'log' ? { low: floor(this.size.keys), high: 1 } : { low: 0, high: 1 }
     if (scale === 'linear' || scale === 'hide') {
-      const { rows, keys } = inView(this.view, this.room, this.size)
+      const { rows, keys } = inView(this.moving.view, this.room, this.size)
       let high = 0
-      for (const { tile } of painter.touched(this.view, this.room, this.bucket, this.#list)) if (tile) high = Math.max(high, largest(tile, pool, rows, keys))
+      for (const { tile } of painter.touched(this.moving.view, this.room, this.bucket, this.#list)) if (tile) high = Math.max(high, largest(tile, pool, rows, keys))
       limits = { low: 0, high: high || 1 }
     }
     if (limits.low !== this.limits.low || limits.high !== this.limits.high) this.limits = limits
@@ -307,14 +246,13 @@ export class Looking {
   repaint(): void {
     if (!this.painter || !this.room.width) return
     this.#colour()   // first: which tiles are wanted depends on the scale
-    this.#want(this.view)
+    this.#want(this.moving.view)
     this.redraw()
   }
 
   // The four squares: those wider than the view are about its middle, those closer about the chosen cell.
   squares(): Square[] {
-    const { cell } = this.explorer, { view, room } = this
-    const middle = { query: Math.floor(view.y + room.height / view.scale / 2), key: Math.floor(view.x + room.width / view.scale / 2) }
+    const { cell } = this.explorer, { middle } = this.moving
     return this.levels.map((tokens, n) => {
       const at = n > this.level && cell && this.inView(cell) ? cell : middle
       const room = { width: SQUARE, height: SQUARE }, square = around(at.query, at.key, tokens, room, this.size)
@@ -342,7 +280,7 @@ export class Looking {
 
   choose({ query, key }: Cell): void {
     this.explorer.cell = { query, key }
-    if (this.painter) this.#want(this.#flight?.to ?? this.view)
+    if (this.painter) this.#want(this.moving.target)
     this.redraw()
   }
 
@@ -374,7 +312,7 @@ export class Looking {
     this.choose(cell)
     if (this.inView(cell)) return
     const { width } = this.room
-    this.fly(around(cell.query, cell.key, width / this.view.scale, this.room, this.size))
+    this.moving.fly(around(cell.query, cell.key, width / this.moving.view.scale, this.room, this.size))
   }
 
   // Choose what is at a point: the cell where it can be told, else the strongest link of the bucket.
@@ -389,7 +327,7 @@ export class Looking {
 
   // What is drawn at a point of the window.
   at(px: number, py: number): Under | null {
-    const { view, painter, room } = this
+    const { painter, room } = this, { view } = this.moving
     if (!painter || px < 0 || py < 0 || px >= room.width || py >= room.height) return null
     const key = Math.floor(view.x + px / view.scale), query = Math.floor(view.y + py / view.scale)
     if (key >= this.size.keys || query >= this.size.queries) return null
@@ -409,41 +347,19 @@ export class Looking {
   // Arrows pan, and where cells carry numbers they move the choice.
   arrow(across: number, down: number): void {
     const { cell } = this.explorer
-    if (this.view.scale < NUMBERS || !cell) return this.pan(across, down)
+    if (this.moving.view.scale < NUMBERS || !cell) return this.moving.pan(across, down)
     const to = {
       query: Math.min(Math.max(cell.query + down, 0), this.size.queries - 1), key: Math.min(Math.max(cell.key + across, 0), this.size.keys - 1),
     }
     this.choose(to)
-    if (!this.inView(to)) this.pan(across, down)
+    if (!this.inView(to)) this.moving.pan(across, down)
   }
 
   // ---- words ----
 
-  // The place of a query among the tokens: of a text that is continued, queries stand at its end.
-  slot = (query: number): number => (this.call?.kind === 'cross' ? query : this.size.keys - this.size.queries + query)
-
-  name(role: 'query' | 'key', place: number): string {
-    if (this.#named !== this.axes) {
-      this.#named = this.axes
-      this.#names.clear()
-    }
-    const at = role === 'key' ? place * 2 : place * 2 + 1
-    let found = this.#names.get(at)
-    if (found === undefined) {
-      const tokens = this.explorer.axes[role === 'key' ? 1 : 0], units = role === 'key' ? this.keyStarts : this.queryStarts
-      const token = role === 'key' ? place : this.slot(place)
-      found = units && this.unit === 'word' ? word(tokens, units, unitAt(units, token)) : tokens[token] ?? ''
-      if (this.#names.size > 20_000) this.#names.clear()
-      this.#names.set(at, found)
-    }
-    return found
-  }
-
-  // The number of a token, or of its word or line.
-  count(role: 'query' | 'key', place: number): number {
-    const units = role === 'key' ? this.keyStarts : this.queryStarts
-    return units ? unitAt(units, role === 'key' ? place : this.slot(place)) : place
-  }
+  slot = (query: number): number => this.names.slot(query)
+  name = (role: 'query' | 'key', place: number): string => this.names.name(role, place)
+  count = (role: 'query' | 'key', place: number): number => this.names.count(role, place)
 
   // Go to a token by number, or to the next place of a text: as a query to what it looks at most, as a key to who looks at it most.
   async find(wanted: string, asKey: boolean): Promise<void> {

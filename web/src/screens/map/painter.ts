@@ -4,6 +4,7 @@ import type { Theme } from '../../parts/palette'
 import { fixed } from '../../parts/numbers'
 import { ramp, shade, step, type Limits, type Pool, type Ramp, type Scale } from './shade'
 import type { Slot, Tiles } from './store'
+import type { Names } from './units'
 import { NUMBERS, side, ticks, unitAt, type Room, type View } from './view'
 
 const FONT = "Inter, 'PingFang SC', 'Noto Sans SC', 'Noto Sans CJK SC', 'Microsoft YaHei', system-ui, sans-serif"
@@ -19,7 +20,6 @@ export interface Marks {
   found: number[]                                // tokens at which a passage was found
   sink: boolean                                  // whether the first token is framed
 }
-export interface Axes { queries: string[]; keys: string[]; queryStarts: Int32Array | null; keyStarts: Int32Array | null; queryNames: (n: number) => string; keyNames: (n: number) => string }
 
 export class Painter {
   look: Look = { theme: 'light', pool: 'max', scale: 'log', limits: { low: 1e-7, high: 1 }, bucket: 0 }
@@ -193,10 +193,10 @@ export class Painter {
   }
 
   // Places along both axes: tokens by number, and by name where every cell has its own.
-  axes(ctx: CanvasRenderingContext2D, view: View, room: Room, left: number, top: number, axes: Axes): void {
+  axes(ctx: CanvasRenderingContext2D, view: View, room: Room, left: number, top: number, names: Names): void {
     const { queries, keys } = this.tiles.size, inks = INKS[this.#theme], { scale } = view
     const named = scale >= NUMBERS
-    this.#ticks(view, room, axes)
+    this.#ticks(view, room, names)
     ctx.textBaseline = 'middle'
     ctx.textAlign = 'right'
     ctx.font = named ? FONTS.named : FONTS.axis
@@ -205,8 +205,8 @@ export class Painter {
     ctx.beginPath()
     ctx.rect(0, top - 8, left - 4, room.height + 16)
     ctx.clip()
-    if (named) for (let i = Math.floor(view.y); i < Math.min(queries, view.y + room.height / scale); i++) this.#name(ctx, axes.queryNames(i), left - 9, top + (i + 0.5 - view.y) * scale)
-    else for (let n = 0; n < this.#rows.length; n++) this.#tick(ctx, this.#rows[n], axes.queryStarts, left - 9, top + (this.#rows[n] - view.y) * scale, top, top + room.height)
+    if (named) for (let i = Math.floor(view.y); i < Math.min(queries, view.y + room.height / scale); i++) ctx.fillText(names.name('query', i), left - 9, top + (i + 0.5 - view.y) * scale)
+    else for (let n = 0; n < this.#rows.length; n++) this.#tick(ctx, this.#rows[n], names.queryStarts, left - 9, top + (this.#rows[n] - view.y) * scale, top, top + room.height)
     ctx.restore()
     ctx.fillStyle = inks.k
     ctx.textAlign = 'center'
@@ -216,10 +216,10 @@ export class Painter {
       ctx.beginPath()
       ctx.rect(Math.max(x, left), 0, scale - 2, top)
       ctx.clip()
-      ctx.fillText(axes.keyNames(j), x + scale / 2, top - 12)
+      ctx.fillText(names.name('key', j), x + scale / 2, top - 12)
       ctx.restore()
     }
-    if (!named) for (let n = 0; n < this.#columns.length; n++) this.#tick(ctx, this.#columns[n], axes.keyStarts, left + (this.#columns[n] - view.x) * scale, top - 12, left, left + room.width)
+    if (!named) for (let n = 0; n < this.#columns.length; n++) this.#tick(ctx, this.#columns[n], names.keyStarts, left + (this.#columns[n] - view.x) * scale, top - 12, left, left + room.width)
     ctx.fillStyle = inks.ink
     const { found } = this.marks
     for (let n = 0; n < found.length; n++) {
@@ -227,10 +227,6 @@ export class Painter {
       if (x >= 0 && x <= room.width) ctx.fillRect(left + x - 1, top - 5, 2, 4)
       if (y >= 0 && y <= room.height) ctx.fillRect(left - 5, top + y - 1, 4, 2)
     }
-  }
-
-  #name(ctx: CanvasRenderingContext2D, name: string, x: number, y: number): void {
-    ctx.fillText(name, x, y)
   }
 
   // A number stays within the window's length.
@@ -252,22 +248,22 @@ export class Painter {
   }
 
   // The places that are named change with the zoom, and when one comes to the end of those that were laid out.
-  #ticks(view: View, room: Room, axes: Axes): void {
+  #ticks(view: View, room: Room, names: Names): void {
     const { queries, keys } = this.tiles.size, { scale } = view
     const high = room.height / scale, wide = room.width / scale
-    if (scale === this.#tickScale && Math.abs(view.x - this.#tickX) < wide / 2 && Math.abs(view.y - this.#tickY) < high / 2 && axes === this.#tickAxes) return
+    if (scale === this.#tickScale && Math.abs(view.x - this.#tickX) < wide / 2 && Math.abs(view.y - this.#tickY) < high / 2 && names === this.#tickNames) return
     this.#tickScale = scale
     this.#tickX = view.x
     this.#tickY = view.y
-    this.#tickAxes = axes
-    this.#rows = ticks(Math.max(0, Math.floor(view.y - high)), Math.min(queries, Math.ceil(view.y + 2 * high)), scale, 76, axes.queryStarts)
-    this.#columns = ticks(Math.max(0, Math.floor(view.x - wide)), Math.min(keys, Math.ceil(view.x + 2 * wide)), scale, 96, axes.keyStarts)
+    this.#tickNames = names
+    this.#rows = ticks(Math.max(0, Math.floor(view.y - high)), Math.min(queries, Math.ceil(view.y + 2 * high)), scale, 76, names.queryStarts)
+    this.#columns = ticks(Math.max(0, Math.floor(view.x - wide)), Math.min(keys, Math.ceil(view.x + 2 * wide)), scale, 96, names.keyStarts)
   }
 
   #tickScale = 0
   #tickX = 0
   #tickY = 0
-  #tickAxes: Axes | null = null
+  #tickNames: Names | null = null
 }
 
 const FONTS = { large: `500 12px ${FONT}`, small: `500 10px ${FONT}`, axis: `11px ${FONT}`, named: `12px ${FONT}` }

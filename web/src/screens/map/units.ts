@@ -1,5 +1,7 @@
 // The text behind the labels of tokens: what is joined and what stands apart, its words, its lines, and passages of it.
 // The labels are those of klieg/labels.py.
+import { unitAt, type Size } from './view'
+
 export const UNITS = ['token', 'word', 'line'] as const
 export type Unit = (typeof UNITS)[number]
 
@@ -53,6 +55,40 @@ export function word(tokens: string[], words: Int32Array, at: number): string {
   const end = words[at + 1] ?? tokens.length
   const whole = passage(tokens, words[at], Math.min(end, words[at] + 24)).map((p) => p.text).join('').trim()
   return whole.length > 24 ? `${whole.slice(0, 23)}…` : whole || tokens[words[at]]
+}
+
+// What the queries and keys of a map are called, and how they are counted: in tokens, words or lines.
+export class Names {
+  readonly queryStarts: Int32Array | null
+  readonly keyStarts: Int32Array | null
+  readonly #found = new Map<number, string>()
+
+  // `apart`: whether queries and keys are of two texts.
+  constructor(readonly queries: string[], readonly keys: string[], private readonly unit: Unit, private readonly size: Size, private readonly apart: boolean) {
+    this.queryStarts = starts(queries, unit)
+    this.keyStarts = keys === queries ? this.queryStarts : starts(keys, unit)
+  }
+
+  // The place of a query among the tokens: of a text that is continued, queries stand at its end.
+  slot = (query: number): number => (this.apart ? query : this.size.keys - this.size.queries + query)
+
+  name(role: 'query' | 'key', place: number): string {
+    const at = role === 'key' ? place * 2 : place * 2 + 1
+    let found = this.#found.get(at)
+    if (found === undefined) {
+      const [tokens, units, token] = role === 'key' ? [this.keys, this.keyStarts, place] : [this.queries, this.queryStarts, this.slot(place)]
+      found = units && this.unit === 'word' ? word(tokens, units, unitAt(units, token)) : tokens[token] ?? ''
+      if (this.#found.size > 20_000) this.#found.clear()
+      this.#found.set(at, found)
+    }
+    return found
+  }
+
+  // The number of a token, or of its word or line.
+  count(role: 'query' | 'key', place: number): number {
+    const [units, token] = role === 'key' ? [this.keyStarts, place] : [this.queryStarts, this.slot(place)]
+    return units ? unitAt(units, token) : token
+  }
 }
 
 // A text that can be searched: where a passage begins, as tokens.
