@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 
 import pytest
+from loops import finished
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -139,7 +139,7 @@ def test_a_request_that_breaks_off_is_not_acted_upon() -> None:
 
     scope = {"type": "http", "method": "POST", "path": "/api", "query_string": b"", "server": ("127.0.0.1", PORT),
              "headers": [(b"host", f"127.0.0.1:{PORT}".encode()), (b"content-type", b"application/json")]}
-    asyncio.run(Guard(app, PORT, {})(scope, receive, send))
+    finished(Guard(app, PORT, {})(scope, receive, send))
     assert passed == sent == []
 
 
@@ -149,7 +149,7 @@ def test_a_socket_is_closed() -> None:
     async def send(message) -> None:
         sent.append(message)
 
-    asyncio.run(Guard(Starlette(), PORT, {})({"type": "websocket", "headers": []}, None, send))
+    finished(Guard(Starlette(), PORT, {})({"type": "websocket", "headers": []}, None, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 

@@ -7,10 +7,11 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from loops import finished
 
 from klieg.errors import KliegError
 from klieg.explorer.jobs import Event, streamed, worked
@@ -27,18 +28,14 @@ class Asker:
         return not self.here
 
 
-def run(work: Awaitable) -> object:
-    return asyncio.run(asyncio.wait_for(work, 20))
-
-
 def test_a_job_gives_its_answer_and_its_mistakes() -> None:
-    assert run(worked(Asker(), Turns(), lambda turn: turn.held)) is True
+    assert finished(worked(Asker(), Turns(), lambda turn: turn.held)) is True
 
     def wrong(turn: Turn) -> None:
         raise KliegError("no such text.")
 
     with pytest.raises(KliegError, match="no such text"):
-        run(worked(Asker(), Turns(), wrong))
+        finished(worked(Asker(), Turns(), wrong))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError(
@@ -49,9 +46,9 @@ def test_a_lack_of_memory_says_what_to_do(error: Exception) -> None:
         raise error
 
     with pytest.raises(KliegError, match="not enough memory for that; shorten the text"):
-        run(worked(Asker(), Turns(), big))
+        finished(worked(Asker(), Turns(), big))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        run(worked(Asker(), Turns(), lambda turn: (_ for _ in ()).throw(RuntimeError("shapes differ"))))
+        finished(worked(Asker(), Turns(), lambda turn: (_ for _ in ()).throw(RuntimeError("shapes differ"))))
 
 
 def test_a_job_ends_when_its_asker_goes() -> None:
@@ -65,7 +62,7 @@ def test_a_job_ends_when_its_asker_goes() -> None:
             turn.offer()
 
     with pytest.raises(Gone):
-        run(worked(asker, Turns(), endless))
+        finished(worked(asker, Turns(), endless))
     assert steps
 
 
@@ -89,7 +86,7 @@ def test_a_job_ends_when_the_server_does() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    run(stopped())
+    finished(stopped())
     assert ended.wait(20)
 
 
@@ -113,7 +110,7 @@ def test_jobs_that_wait_keep_no_other_from_asking() -> None:
         await asyncio.gather(*tasks)
         return took
 
-    assert run(all_of_them()) < 10
+    assert finished(all_of_them()) < 10
 
 
 def test_what_a_job_held_is_free_when_it_has_ended() -> None:
@@ -135,7 +132,7 @@ def test_what_a_job_held_is_free_when_it_has_ended() -> None:
     call: Callable[[Turn], int]
     for call in (job, gone):
         with suppress(Gone):
-            run(worked(Asker(), Turns(), call))
+            finished(worked(Asker(), Turns(), call))
     gc.collect()
     assert [ref() for ref in held] == [None, None]
 
@@ -150,7 +147,7 @@ def test_events_come_as_they_are_made_and_a_mistake_is_the_last_of_them() -> Non
         yield "token", {"n": 2}
         raise KliegError("the text ends here.")
 
-    said = run(lines(Asker(), Turns(), job))
+    said = finished(lines(Asker(), Turns(), job))
     assert said == ['event: token\ndata: {"n": 1, "text": "a\\nb"}\n\n', 'event: token\ndata: {"n": 2}\n\n',
                     'event: error\ndata: {"error": "the text ends here."}\n\n']
 
@@ -161,7 +158,7 @@ def test_a_mistake_before_the_first_event_is_raised() -> None:
         yield
 
     with pytest.raises(KliegError, match="no such model"):
-        run(lines(Asker(), Turns(), job))
+        finished(lines(Asker(), Turns(), job))
 
 
 def test_a_stream_ends_when_its_asker_goes() -> None:
@@ -173,6 +170,6 @@ def test_a_stream_ends_when_its_asker_goes() -> None:
             asker.here = False
             time.sleep(0.005)
 
-    assert run(lines(asker, turns, endless))
+    assert finished(lines(asker, turns, endless))
     with turns.turn():
         pass

@@ -177,6 +177,7 @@ def test_text_and_tokens_are_found(page, address: str) -> None:
     assert page.locator(".query .own").inner_text() == "word2005"
     assert page.locator(".query h3").inner_text().endswith("token 2,006")
     assert "1 of 1" in page.locator(".find").inner_text()
+    page.wait_for_selector(".key .lit")
     lit = page.eval_on_selector_all(".key .lit", "found => found.map(b => [+b.dataset.token, +b.dataset.weight])")
     assert lit and all(weight == pytest.approx(MAP[2006, token].item(), rel=1e-4) for token, weight in lit)
     page.locator("#find").fill("1,234")
