@@ -30,7 +30,7 @@ check: $(READY)
 	cd web && npm run check
 
 # These install other tools, or need a trained translator: each is run by itself.
-APART := $(addprefix benchmarks/,peers.py alignment.py bleu.py translation.py)
+APART := $(addprefix benchmarks/,peers.py alignment.py bleu.py translation.py long_map.py)
 bench: $(READY)
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
 

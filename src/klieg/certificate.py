@@ -145,7 +145,8 @@ def _worst(mass: Tensor, error: Tensor, lse: Tensor, sinks: Tensor | None, layer
 
     def at(found: Tensor) -> tuple[float, Place]:
         found = found.nan_to_num(nan=torch.inf)
-        text, head, row = (int(n) for n in torch.unravel_index(found.argmax(), found.shape))
+        rest, row = divmod(int(found.argmax()), found.shape[2])
+        text, head = divmod(rest, found.shape[1])
         number = first + row if isinstance(first, int) else int(first[row])
         return found[text, head, row].item(), Place(layer, kind, text, head, number)
 

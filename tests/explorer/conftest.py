@@ -37,8 +37,6 @@ def page(browser, served) -> Iterator:
     found.on("pageerror", lambda error: said.append(str(error)))
     found.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     yield found
-    if not found.is_closed():
-        found.goto("about:blank")
     context.close()
     assert [line for line in said if "status of 4" not in line] == []   # a refusal of the server is said on the page
 
