@@ -209,3 +209,13 @@ def test_an_error_is_one_line_and_the_next_text_is_shown(page, served) -> None:
     page.fill("#text", "one")
     page.press("#text", "Enter")
     page.wait_for_selector("main canvas")
+
+
+def test_a_text_is_read_by_a_model_where_a_saved_trace_was_open(page, served) -> None:
+    page.goto(served(Desk({"random": Maker("random")}, {"kept.klieg": made("kept", "a saved text")})) + "#lang=en&screen=heads")
+    page.wait_for_selector(".queries .label >> text=saved")
+    assert page.input_value("#text") == ""
+    page.fill("#text", "one two")
+    page.press("#text", "Enter")
+    page.wait_for_selector(".queries .label >> text=two")
+    assert page.locator(".queries .label").all_inner_texts() == ["⟨s⟩", "one", "two"] and "model=random" in page.url

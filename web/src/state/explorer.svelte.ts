@@ -41,6 +41,7 @@ export class Explorer {
   readonly exported: boolean
   words = $derived(WORDS[this.language])
   trace = $derived(this.source?.trace ?? null)
+  filed = $derived(this.files.includes(this.model))   // a saved trace is chosen, in the place of a model
   calls = $derived(this.trace?.calls.filter((c) => this.kind === null || c.kind === this.kind) ?? [])
   call = $derived(this.opened?.call ?? null)
   long = $derived(this.calls.some((c) => c.keys > LONGEST))
@@ -75,7 +76,7 @@ export class Explorer {
       this.models = models
       this.files = files
       if (!models.includes(this.model) && !files.includes(this.model)) this.model = files[0] ?? models[0] ?? ''
-      await this.run(this.text)
+      await this.change(this.model, this.to)
     })
   }
 
@@ -93,25 +94,23 @@ export class Explorer {
     this.busy = false
   }
 
-  // Have the model read a text, or open the file that is chosen in its place.
+  // Have the model read a text; a saved trace reads none, so in its place the first model does.
   async run(text: string): Promise<void> {
     this.text = text
-    await this.#asked(async (signal) => {
-      const file = this.files.includes(this.model)
-      await this.#show(await (file ? source.open(this.model, signal) : source.read(text, this.model, this.to, signal)))
-    })
+    if (this.filed) this.model = this.models[0] ?? ''
+    await this.#asked(async (signal) => await this.#show(await source.read(text, this.model, this.to, signal)))
   }
 
-  // Show a trace that a job of the server made, such as a film.
+  // Show a saved trace, or one that a job of the server made, such as a film.
   async open(id: string): Promise<void> {
     await this.#asked(async (signal) => await this.#show(await source.open(id, signal)))
   }
 
-  // Ask another model, or a translator for another language.
+  // Ask another model, or a translator for another language, or open a saved trace.
   async change(model: string, to = ''): Promise<void> {
     this.model = model
     this.to = to
-    await this.run(this.text)
+    await (this.filed ? this.open(model) : this.run(this.text))
   }
 
   choose(layer: number, head: number): void {
