@@ -209,3 +209,16 @@ def test_base_and_big_have_the_papers_counts(width: int, inner: int, heads: int,
 def test_a_text_beyond_the_positions_is_refused() -> None:
     with pytest.raises(KliegError, match=r"25 tokens.*24 positions"):
         lively()(torch.full((1, 25), 5), torch.full((1, 2), 5))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_first_weights_of_q_k_and_v_are_glorots_of_one_matrix(kv_heads):
+    width = 64
+    config = replace(CONFIG, d_model=width, encoder_attention_heads=4, decoder_attention_heads=4, kv_heads=kv_heads)
+    model = models.build(config)
+    for block in [*model.model.encoder.layers, *model.model.decoder.layers]:
+        parts = [block.self_attn.q_proj.weight, block.self_attn.k_proj.weight, block.self_attn.v_proj.weight]
+        bound = (6 / (width + sum(len(part) for part in parts))) ** 0.5
+        largest = max(part.abs().max().item() for part in parts)
+        assert 0.98 * bound < largest <= bound * (1 + 1e-6)
+        assert block.self_attn.out_proj.weight.abs().max() > 1.1 * bound

@@ -23,7 +23,7 @@ from klieg.decoders import GPT2, Decoder, Llama
 from klieg.encoders import Bert
 from klieg.errors import KliegError, first_line, nearest
 from klieg.layers import Embedding, Linear, TransposedLinear
-from klieg.seq2seq import Marian
+from klieg.seq2seq import Marian, ProjectedAttention
 from klieg.tokenizers import Tokenizer
 
 Model = Decoder | Marian | Bert
@@ -43,8 +43,8 @@ def outline(config: Config) -> Model:
 def build(config: Config) -> Model:
     """A model with first weights.
 
-    Decoders and BERT: normal with standard deviation 0.02. The model of 2017: Glorot's uniform matrices, and
-    embeddings of standard deviation 1/sqrt(width), which its scale brings to one. Biases are zero.
+    Decoders and BERT: normal with standard deviation 0.02. The model of 2017: Glorot's uniform matrices, those of
+    q, k and v as one, and embeddings of standard deviation 1/sqrt(width), which its scale brings to one. Biases are zero.
     """
     model = outline(config)
     for module in model.modules():
@@ -57,6 +57,13 @@ def build(config: Config) -> Model:
                 nn.init.xavier_uniform_(module.weight)
             if getattr(module, "bias", None) is not None:
                 module.bias.zero_()
+    for attention in model.modules():
+        if isinstance(attention, ProjectedAttention):
+            # Large scores at first make rows of a single key, and the layers above collapse (docs/training.md).
+            joined = attention.q_proj, attention.k_proj, attention.v_proj
+            bound = (6 / (config.d_model + sum(len(matrix.weight) for matrix in joined))) ** 0.5
+            for matrix in joined:
+                matrix.weight.uniform_(-bound, bound)
     return model
 
 
