@@ -1,6 +1,11 @@
 // One index.html with everything in it: it works from the server, from a file and without a network.
+import { readFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { svelte } from '@sveltejs/vite-plugin-svelte'
+import katex from 'katex'
+import subset from 'subset-font'
 import { defineConfig, type Plugin } from 'vite'
+import { FORMULAS } from './src/parts/formulas'
 
 // The page can reach its own server and nothing else, also when it is opened as a file.
 const POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; font-src data:; base-uri 'none'; form-action 'none'"
@@ -30,8 +35,38 @@ function oneFile(): Plugin {
   }
 }
 
+const FORMULA = Object.fromEntries(Object.entries(FORMULAS).map(([name, tex]) => [name, katex.renderToString(tex)]))
+const SEEN = Object.values(FORMULAS).map((tex) => katex.renderToString(tex, { output: 'html' })).join('')
+const FONTS = [['KaTeX_Main', 'Regular', 'normal'], ['KaTeX_Math', 'Italic', 'italic']]
+
+// Of KaTeX's style sheet the rules, and of its fonts the letters, that the formulas need.
+async function styles(file: string): Promise<string> {
+  const letters = SEEN.replace(/<[^>]*>/g, ''), classes = new Set([...SEEN.matchAll(/class="([^"]*)"/g)].flatMap(([, names]) => names.split(' ')))
+  const faces = await Promise.all(FONTS.map(async ([family, cut, style]) => {
+    const woff2 = await subset(readFileSync(`${dirname(file)}/fonts/${family}-${cut}.woff2`), letters, { targetFormat: 'woff2' })
+    return `@font-face{font-family:${family};font-style:${style};src:url(data:font/woff2;base64,${woff2.toString('base64')}) format("woff2")}`
+  }))
+  const needed = (selector: string) => [...selector.matchAll(/\.([\w-]+)/g)].every(([, name]) => name === 'katex-mathml' || classes.has(name))
+  const rules = readFileSync(file, 'utf8').replace(/@font-face\{[^}]*\}/g, '')
+    .replace(/([^{}]+)\{[^{}]*\}/g, (rule, selectors: string) => (selectors.split(',').some(needed) ? rule : ''))
+  return faces.join('') + rules
+}
+
+// Typesets the formulas while the page is built: no part of KaTeX runs in it.
+function formulas(): Plugin {
+  return {
+    name: 'formulas',
+    enforce: 'pre',
+    async load(id) {
+      const [file] = id.split('?')
+      if (file.endsWith('/src/parts/formulas.ts')) return `export const FORMULAS = ${JSON.stringify(FORMULA)}`
+      if (file.endsWith('/katex.min.css')) return await styles(file)
+    },
+  }
+}
+
 export default defineConfig({
-  plugins: [svelte(), oneFile()],
+  plugins: [formulas(), svelte(), oneFile()],
   build: { target: 'es2022', modulePreload: false, assetsInlineLimit: 100_000 },
   server: { proxy: { '/api': { target: 'http://127.0.0.1:8137', changeOrigin: true } } },
 })

@@ -1,7 +1,8 @@
 """What a user is shown when something they asked for cannot be done.
 
 A KliegError is a message, never a bug: one line that says what is wrong, where, and what to
-do about it. The command line prints it and exits with status 1; everything else propagates.
+do about it. The command line prints it and exits with status 1; everything else propagates. Where a
+reader of Chinese may meet it, the same line stands beside it in Chinese.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from difflib import get_close_matches
 
 
 class KliegError(Exception):
-    """Base of everything that is shown to the user without a traceback."""
+    """Base of everything that is shown to the user without a traceback. `zh` is its line in Chinese, where it has one."""
+
+    def __init__(self, *line: object, zh: str | None = None) -> None:
+        super().__init__(*line)
+        self.zh = zh
 
 
 def nearest(name: str, known: list[str]) -> str:

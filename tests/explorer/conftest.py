@@ -13,6 +13,7 @@ from klieg.explorer.desk import Desk
 from klieg.explorer.server import _listen, application
 
 CHROMIUM = shutil.which("chromium")
+WIDE = {"width": 1440, "height": 900}
 
 
 @pytest.fixture(scope="session")
@@ -28,22 +29,38 @@ def browser() -> Iterator:
         found.close()
 
 
-@pytest.fixture
-def page(browser, served) -> Iterator:
-    """A fresh page of 1440 x 900; an error in its console fails the test. It is gone before its server is."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, locale="en", reduced_motion="reduce")
-    found, said = context.new_page(), []
-    found.set_default_timeout(20_000)
-    found.on("pageerror", lambda error: said.append(str(error)))
-    found.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-    yield found
+@pytest.fixture(scope="module")
+def window(browser) -> Iterator:
+    """A browser of their own for the tests of a file."""
+    context = browser.new_context(viewport=WIDE, locale="en", reduced_motion="reduce")
+    yield context
     context.close()
+
+
+@pytest.fixture
+def page(window, served) -> Iterator:
+    """A page of 1440 x 900, blank before each test and after it, while its server is still there; an error in its console fails
+    the test."""
+    found, said = window.pages[0] if window.pages else window.new_page(), []
+    errors = {"pageerror": lambda error: said.append(str(error)),
+              "console": lambda message: said.append(message.text) if message.type == "error" else None}
+    for event, heard in errors.items():
+        found.on(event, heard)
+    found.set_default_timeout(20_000)
+    found.set_viewport_size(WIDE)
+    window.set_offline(False)
+    yield found
+    if not found.is_closed():
+        found.unroute_all(behavior="ignoreErrors")
+        found.goto("about:blank")
+        for event, heard in errors.items():
+            found.remove_listener(event, heard)
     assert [line for line in said if "status of 4" not in line] == []   # a refusal of the server is said on the page
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def served() -> Iterator[Callable[[Desk], str]]:
-    """served(desk) -> the address of a server with that desk, until the test ends."""
+    """served(desk) -> the address of a server with that desk, until the tests of the file end."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(desk: Desk) -> str:
@@ -57,6 +74,7 @@ def served() -> Iterator[Callable[[Desk], str]]:
         return f"http://127.0.0.1:{port}/"
 
     yield start
-    for server, thread in running:
+    for server, _ in running:
         server.should_exit = True
+    for _, thread in running:
         thread.join(10)

@@ -23,6 +23,13 @@ def drawn(page, address: str) -> None:
     settled(page)
 
 
+def turned(page, screen: str) -> None:
+    """Turn to another screen of the page that is open, and wait until that is drawn."""
+    page.locator(f"[data-screen={screen}]").dispatch_event("click")     # in a narrow window it is in a list
+    until(page, "new URLSearchParams(location.hash.slice(1)).get('screen') === it", screen)
+    settled(page)
+
+
 def settled(page) -> None:
     page.wait_for_selector(DRAWN, state="attached")
     page.wait_for_selector(".progress:not(.busy)", state="attached")
@@ -48,11 +55,11 @@ def asking(page) -> set:
 
 
 def quiet(page, asked: set) -> str:
-    """What the screen says, once nothing is asked and nothing has been added for a second."""
+    """What the screen says, once nothing is asked and nothing has been added for longer than it waits for anything."""
     said, since, deadline = "", time.monotonic(), time.monotonic() + 120
-    while asked or time.monotonic() - since < 1:
+    while asked or time.monotonic() - since < 0.5:
         assert time.monotonic() < deadline, f"it never ends: {said[-300:]}"
-        page.wait_for_timeout(100)
+        page.wait_for_timeout(50)
         now = page.locator("main").inner_text()
         if now != said:
             said, since = now, time.monotonic()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from screens import CHAT, TEXT, drawn, registered, settled, until
+from screens import CHAT, TEXT, drawn, registered, settled, turned, until
 
 from klieg.explorer.desk import Desk
 
@@ -17,51 +16,93 @@ FOUND = """async () => (await axe.run()).violations.flatMap(v => v.nodes.map(n =
     `${v.id}: ${n.target} ${n.failureSummary.split('\\n').slice(1).join(' ')}`))"""
 
 
-@pytest.fixture
-def address(page, served) -> Iterator[str]:
-    yield served(Desk({"chat": CHAT})) + f"#text={TEXT}&"
-    page.goto("about:blank")     # before its server ends
+ALL = ("walk", "heads", "map", "film", "whatif", "compare")
+needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: npm ci in web/")
+
+# Remembers every stop: whether there is a frame around it, what it is, and whether it is the first.
+STOPS = """() => {
+    window.stops = []
+    addEventListener('focusin', ({ target: now }) => {
+        let ring = false
+        for (let e = now; e && e !== document.body && !ring; e = e.parentElement) {
+            const style = getComputedStyle(e)
+            ring = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0
+        }
+        window.stops.push([ring, now.outerHTML.slice(0, 160), now.matches('.skip')])
+    })
+}"""
+
+
+@pytest.fixture(scope="module")
+def address(served) -> str:
+    return served(Desk({"chat": CHAT})) + f"#text={TEXT}&"
 
 
 @pytest.fixture
-def offered(page, address: str) -> list[str]:
-    drawn(page, f"{address}lang=en")
-    return registered(page)
+def opened(page, address: str):
+    """The page, with its first screen drawn."""
+    drawn(page, f"{address}lang=en&theme=light")
+    assert registered(page) == list(ALL)
+    return page
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: npm ci in web/")
+def chosen(page, language: str, theme: str) -> None:
+    page.locator(f".languages button[lang^={language}]").click()
+    if page.locator(f"html[data-theme={theme}]").count() == 0:
+        page.keyboard.press("d")
+    page.wait_for_selector(f"html[lang^={language}][data-theme={theme}]", state="attached")
+    settled(page)
+
+
+@needs_axe
+def test_axe_finds_nothing(opened) -> None:
+    """Every screen in a wide window in the light and in English, and on a phone in the dark and in Chinese."""
+    found = {}
+    opened.evaluate(AXE.read_text("utf-8"))
+    for size, language, theme in ((WIDE, "en", "light"), (PHONE, "zh", "dark")):
+        opened.set_viewport_size(size)
+        chosen(opened, language, theme)
+        for screen in ALL:
+            turned(opened, screen)
+            said = opened.evaluate(FOUND)
+            if said:
+                found[screen, size["width"]] = said
+    assert found == {}
+
+
+@needs_axe
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_axe_finds_nothing(page, address: str, offered: list[str], size: dict, language: str) -> None:
+def test_axe_finds_nothing_where_a_screen_is_opened_by_its_address(page, address: str, size: dict, language: str) -> None:
     page.set_viewport_size(size)
     found = {}
-    for screen in offered:
+    for screen in ALL:
         drawn(page, f"{address}lang={language}&screen={screen}&theme=light")
         page.evaluate(AXE.read_text("utf-8"))
         for theme in ("light", "dark"):
-            if theme == "dark":
-                page.keyboard.press("d")
-                settled(page)
-            assert page.locator(f"html[data-theme={theme}]").count() == 1
+            chosen(page, language, theme)
             said = page.evaluate(FOUND)
             if said:
                 found[screen, theme] = said
     assert found == {}
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: npm ci in web/")
-@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_axe_finds_nothing_in_what_opens(page, address: str, size: dict) -> None:
-    page.set_viewport_size(size)
-    drawn(page, f"{address}lang=en&screen=heads")
-    page.evaluate(AXE.read_text("utf-8"))
-    page.locator(".menu button >> visible=true").first.click()
-    assert page.locator(".menu li").count() >= 4 and page.evaluate(FOUND) == []
-    page.keyboard.press("Escape")
-    page.keyboard.press("?")
-    assert page.locator("dialog[open]").count() == 1 and page.evaluate(FOUND) == []
+@needs_axe
+def test_axe_finds_nothing_in_what_opens(opened) -> None:
+    opened.evaluate(AXE.read_text("utf-8"))
+    for size in (WIDE, PHONE):
+        opened.set_viewport_size(size)
+        opened.locator(".menu button >> visible=true").first.click()
+        assert opened.locator(".menu li").count() >= 4 and opened.evaluate(FOUND) == []
+        opened.keyboard.press("Escape")
+        opened.keyboard.press("?")
+        assert opened.locator("dialog[open]").count() == 1 and opened.evaluate(FOUND) == []
+        opened.keyboard.press("Escape")
+        opened.wait_for_selector("dialog", state="detached")
 
 
+@needs_axe
 def test_axe_would_find_something(page) -> None:
     """The measure measures: a picture without a name is found."""
     page.set_content("<html lang=en><title>t</title><main><h1>t</h1><img src=data:,></main>")
@@ -69,73 +110,59 @@ def test_axe_would_find_something(page) -> None:
     assert "image-alt" in "".join(page.evaluate(FOUND))
 
 
-@pytest.mark.parametrize("size", [PHONE, ZOOMED], ids=["phone", "200 %"])
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_nothing_scrolls_sideways(page, address: str, offered: list[str], size: dict, language: str) -> None:
-    page.set_viewport_size(size)
+def test_nothing_scrolls_sideways(opened) -> None:
     wide = {}
-    for screen in offered:
-        drawn(page, f"{address}lang={language}&screen={screen}")
-        width = page.evaluate("document.documentElement.scrollWidth")
-        if width > size["width"]:
-            wide[screen] = width
+    for language in ("en", "zh"):
+        chosen(opened, language, "light")
+        for screen in ALL:
+            turned(opened, screen)
+            for size in (PHONE, ZOOMED):
+                opened.set_viewport_size(size)
+                settled(opened)
+                width = opened.evaluate("document.documentElement.scrollWidth")
+                if width > size["width"]:
+                    wide[screen, language] = width
     assert wide == {}
 
 
-def test_tab_goes_through_everything_and_is_seen(page, address: str, offered: list[str]) -> None:
-    """From the first Tab, which skips to the picture, to the last control: each stop has a name and a frame around it."""
-    for screen in offered:
+def test_tab_goes_through_everything_and_is_seen(page, address: str) -> None:
+    """From the first Tab, which skips to the picture, to the last control: each stop has a frame around it."""
+    for screen in ALL:
         drawn(page, f"{address}lang=en&screen={screen}")
         page.evaluate("document.activeElement.blur()")
         wanted = page.evaluate("""() => [...document.querySelectorAll(
             'button, a[href], select, textarea, input, [tabindex="0"]')].filter(e =>
                 e.checkVisibility({ visibilityProperty: true }) && !e.disabled && e.tabIndex >= 0
                 && !(e.type === 'radio' && !e.checked && document.querySelector(`[name="${e.name}"]:checked`))).length""")
-        page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.className").startswith("skip"), screen
-        stops = 1
-        while stops < 300:
-            page.keyboard.press("Tab")
-            stop = page.evaluate("""() => {
-                const now = document.activeElement
-                if (now === document.body || now.matches('.skip')) return null
-                let ring = false
-                for (let e = now; e && e !== document.body && !ring; e = e.parentElement) {
-                    const style = getComputedStyle(e)
-                    ring = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0
-                }
-                return [ring, now.outerHTML.slice(0, 160)]
-            }""")
-            if stop is None:
-                break
-            assert stop[0], f"{screen}: no frame around {stop[1]}"
-            stops += 1
-        assert stops >= wanted, f"{screen}: {stops} of {wanted} were reached"
+        page.evaluate(STOPS)
+        stops: list = []
+        while len(stops) < 300 and (len(stops) < 2 or not stops[-1][2]):     # until it begins again
+            for _ in range(10):
+                page.keyboard.press("Tab")
+            stops = page.evaluate("stops")
+        assert stops[0][2], f"{screen}: the first stop is {stops[0][1]}"
+        first = next((n for n, stop in enumerate(stops) if n and stop[2]), len(stops))
+        assert [markup for ring, markup, _ in stops[1:first] if not ring] == [], screen
+        assert first >= wanted, f"{screen}: {first} of {wanted} were reached"
 
 
-def test_the_skip_link_skips(page, address: str) -> None:
-    drawn(page, f"{address}lang=en")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "main"
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.closest('main') !== null")
+def test_the_skip_link_skips(opened) -> None:
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("Enter")
+    assert opened.evaluate("document.activeElement.id") == "main"
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.closest('main') !== null")
 
 
-def test_keys_are_listed_and_work(page, address: str, offered: list[str]) -> None:
-    drawn(page, f"{address}lang=en&screen={offered[0]}")
-    page.keyboard.press("?")
-    assert "screens" in page.locator("dialog[open]").inner_text()
-    page.keyboard.press("2")      # under the list nothing happens
-    page.keyboard.press("Escape")
-    page.wait_for_selector("dialog", state="detached")
-    for n, screen in enumerate(offered, start=1):
-        page.keyboard.press(str(n))
-        until(page, "new URLSearchParams(location.hash.slice(1)).get('screen') === it", screen)
-
-
-def test_nothing_moves_where_less_motion_is_asked_for(page, address: str, offered: list[str]) -> None:
-    for screen in offered:
-        drawn(page, f"{address}lang=en&screen={screen}")
-        moving = page.evaluate("document.getAnimations().filter(a => a.playState === 'running').length")
-        assert moving == 0, screen
+def test_keys_are_listed_and_open_screens_on_which_nothing_moves(opened) -> None:
+    opened.keyboard.press("?")
+    assert "screens" in opened.locator("dialog[open]").inner_text()
+    opened.keyboard.press("2")      # under the list nothing happens
+    opened.keyboard.press("Escape")
+    opened.wait_for_selector("dialog", state="detached")
+    for n, screen in enumerate(ALL, start=1):
+        opened.keyboard.press(str(n))
+        until(opened, "new URLSearchParams(location.hash.slice(1)).get('screen') === it", screen)
+        settled(opened)
+        moving = opened.evaluate("document.getAnimations().filter(a => a.playState === 'running').length")
+        assert moving == 0, screen     # less motion is asked for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, quote
 
@@ -18,13 +17,6 @@ from klieg.trace import Trace
 from klieg.views.html import html
 
 A, B = "one two three four", "five two three"   # "two three" is in both: tokens 3 and 3
-
-
-@pytest.fixture(autouse=True)
-def _leave(page, served) -> Iterator[None]:
-    """The page goes before its server, so that nothing it asks for last is refused."""
-    yield
-    page.goto("about:blank")
 
 
 class Streaming(Maker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ TEXT, LAYER, HEAD = "Once upon a time", 2, 1
 AT = f"#lang=en&screen=film&text={TEXT}&layer={LAYER}&head={HEAD}"
 
 
+@cache
 def film(more: tuple[int, ...] = ()) -> tuple[Trace, int]:
     """What the page should show, made without its server: greedy text after the prompt and `more`, and where it begins."""
     model, tokenizer = CHAT.own
@@ -34,6 +36,11 @@ def film(more: tuple[int, ...] = ()) -> tuple[Trace, int]:
     return trace((model, tokenizer), ids), len(prompt)
 
 
+@pytest.fixture(scope="module")
+def address(served) -> str:
+    return served(Desk({"chat": CHAT}))
+
+
 def values(page, selector: str) -> list[float]:
     return [float(value) for value in page.eval_on_selector_all(selector, "found => found.map(e => e.getAttribute('value'))")]
 
@@ -44,9 +51,9 @@ def opened(page, address: str, rest: str = "") -> None:
     page.wait_for_selector("li.chosen")
 
 
-def test_every_number_is_the_models_own(page, served) -> None:
+def test_every_number_is_the_models_own(page, address: str) -> None:
     found, start = film()
-    opened(page, served(Desk({"chat": CHAT})), "&film.at=9")
+    opened(page, address, "&film.at=9")
     call, query, place = found[LAYER], start + 8, start + 9
     row = call.row(HEAD, query)
     assert page.locator(".line bdi").all_inner_texts() == found.tokens[:place + 1]
@@ -66,26 +73,25 @@ def test_every_number_is_the_models_own(page, served) -> None:
     assert values(page, "[data-kind=mqa] td data")[1] == bytes / call.kv_heads
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5), Sampling(1.5, top_k=3), Sampling(0.8, 4, 0.6), Sampling(0)])
-def test_the_sliders_redraw_the_stored_logits_and_ask_no_model(page, served, sampling: Sampling) -> None:
+def test_the_sliders_redraw_the_stored_logits_and_ask_no_model(page, address: str) -> None:
     found, start = film()
-    opened(page, served(Desk({"chat": CHAT})), "&film.at=4&film.sampling=1 0 1")
+    opened(page, address, "&film.at=4&film.sampling=1 0 1")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.method))
-    page.locator("[data-name=temperature]").fill(str(sampling.temperature))
-    page.locator("[data-name=top_p]").fill(str(sampling.top_p))
     kept = [1, 2, 3, 4, 5, 8, 10, 15, 20, 30, 40, 50, 100, 200, 500, 0]
-    page.locator("[data-name=top_k]").fill(str(kept.index(sampling.top_k)))
     logits = found.logits[start + 3]
     best = logits.argsort(descending=True)[:5]
-    wanted = filtered(logits[None].double(), sampling)[0][best] if sampling.temperature else torch.eye(5)[0]
-    assert values(page, "li data") == pytest.approx(wanted.tolist(), abs=1e-6)
+    for sampling in (Sampling(0.5), Sampling(1.5, top_k=3), Sampling(0.8, 4, 0.6), Sampling(0), Sampling()):
+        page.locator("[data-name=temperature]").fill(str(sampling.temperature))
+        page.locator("[data-name=top_p]").fill(str(sampling.top_p))
+        page.locator("[data-name=top_k]").fill(str(kept.index(sampling.top_k)))
+        wanted = filtered(logits[None].double(), sampling)[0][best] if sampling.temperature else torch.eye(5)[0]
+        assert values(page, "li data") == pytest.approx(wanted.tolist(), abs=1e-6), sampling
     assert asked == []
 
 
-def test_keys_step_branch_and_compare(page, served) -> None:
+def test_keys_step_branch_and_compare(page, address: str) -> None:
     found, start = film()
-    address = served(Desk({"chat": CHAT}))
     opened(page, address, "&film.at=6")
     page.keyboard.press("ArrowLeft")
     assert page.locator(".sentence p").inner_text() == "Step 6 of 16"
@@ -113,9 +119,9 @@ def test_keys_step_branch_and_compare(page, served) -> None:
     assert page.locator(".strip").nth(1).locator(".frame bdi").all_inner_texts() == frames
 
 
-def test_other_screens_look_at_the_whole_and_it_stays(page, served) -> None:
+def test_other_screens_look_at_the_whole_and_it_stays(page, address: str) -> None:
     found, _ = film()
-    opened(page, served(Desk({"chat": CHAT})))
+    opened(page, address)
     page.keyboard.press("2")
     until(page, f"document.body.textContent.includes('Where “{found.tokens[-1]}” looks')")
     posts: list[str] = []
@@ -123,6 +129,29 @@ def test_other_screens_look_at_the_whole_and_it_stays(page, served) -> None:
     page.keyboard.press("4")
     page.wait_for_selector(".film .peak")
     assert page.locator(".frame").count() == 16 and posts == []
+
+
+def test_numbers_of_the_prompt_are_never_shown_under_the_film(page, address: str) -> None:
+    """While the heads of what was written are still to come, no screen draws those of the prompt beside its words."""
+    found, _ = film()
+    asked: list = []
+
+    def answer(route) -> None:
+        asked.append(route)
+        if len(asked) == 1:      # of the prompt
+            route.continue_()
+
+    page.route("**/heads/**", answer)
+    page.goto(address + AT)
+    until(page, "document.querySelectorAll('.do button').length === 2")
+    for screen in ("2", "5"):
+        page.keyboard.press(screen)
+        until(page, "new URLSearchParams(location.hash.slice(1)).get('screen') === it", {"2": "heads", "5": "whatif"}[screen])
+        assert page.locator("main canvas").count() == 0
+    page.unroute_all(behavior="ignoreErrors")
+    for route in asked[1:]:
+        route.continue_()
+    until(page, "document.querySelectorAll('.queries .label').length === it", len(found.tokens))
 
 
 def test_a_file_shows_the_steps_of_its_text(page, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ PIXELS = """cells => {
 PHONE = {"width": 390, "height": 844}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(served) -> str:
     return served(Desk({name: Maker(name) for name in ("random", "another", "translator")})) + "#screen=heads&"
 
@@ -96,7 +96,7 @@ def test_a_sentence_is_typed_and_drawn(address: str, page) -> None:
     assert f"{trace.certificate.row_sum_error:.1e}".replace("e-0", "e−") in texts(page, ".certificate")[0]
 
 
-@pytest.mark.parametrize(("layer", "head", "query", "key"), [(0, 0, 4, 2), (1, 3, 5, 5), (2, 2, 3, 0), (1, 1, 2, 4)])
+@pytest.mark.parametrize(("layer", "head", "query", "key"), [(2, 2, 3, 0), (1, 1, 2, 4)])
 def test_every_number_of_the_card_is_the_traces_own(address: str, page, layer: int, head: int, query: int, key: int) -> None:
     opened(page, f"{address}lang=en&text=The cat chased the mouse&layer={layer}&head={head}&cell={query}.{key}", 6)
     trace = made("random", "The cat chased the mouse")

@@ -46,7 +46,7 @@ TRACE = long_trace()
 MAP = TRACE.calls[0].weights(HEAD).double()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(served) -> str:
     return served(Desk({}, {"long": TRACE})) + f"#lang=en&head={HEAD}"
 

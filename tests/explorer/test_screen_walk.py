@@ -32,7 +32,7 @@ class Streaming(Maker):
 TRACE = streamed(made("random", TEXT))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(served) -> str:
     server = served(Desk({"random": Streaming("random")}))
     return f"{server}#lang=en&screen=walk&text={TEXT}&layer={LAYER}&head={HEAD}&cell=4.2"

@@ -18,7 +18,7 @@ HERE = f"#lang=en&screen=whatif&model=chat&text={TEXT}&layer=3&head=2&cell=3.1"
 ALL = "document.querySelectorAll('.ranking .cell[data-divergence]').length === 48"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(served) -> str:
     return served(Desk({"chat": CHAT}, {"saved": made("saved", "one two")}))
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from screens import CHAT, drawn, registered
+from screens import CHAT, drawn, registered, turned
 
 from klieg import models
 from klieg.explorer.desk import Desk
@@ -135,7 +135,7 @@ def test_no_screen_shows_english_in_chinese(page, served) -> None:
     drawn(page, address)
     left = {}
     for screen in registered(page):
-        drawn(page, f"{address}&screen={screen}")
+        turned(page, screen)
         found = {word for text in page.evaluate(SEEN) for word in re.findall("[A-Za-z]{2,}", text)} - LATIN
         if found:
             left[screen] = sorted(found)

@@ -20,7 +20,7 @@ from klieg.explorer.turns import Turn
 from klieg.trace import Trace
 from klieg.views.html import page as built
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+sys.path.append(str(Path(__file__).parents[2] / "docs"))
 import refresh
 
 

@@ -14,6 +14,7 @@ from klieg.survey import SurveySpec
 from klieg.trace import Trace
 from klieg.views import wire
 from klieg.views.statistics import STATISTICS, measured
+from klieg.views.summary import summary
 
 KINDS = pytest.mark.parametrize("kind", [{}, {"softcap": 20.0}, {"bias": True}, {"sinks": True}],
                                 ids=["plain", "softcap", "bias", "sinks"])
@@ -114,7 +115,8 @@ def test_rules_and_their_tables_hide_what_the_mask_hides(make: Callable[..., Tra
 def test_a_translation_travels_with_both_texts_and_every_kind(translation: Trace, trace: Trace) -> None:
     body, tensors = unpacked(wire.whole(translation))
     assert body["translation"] == {"source": "The cat chased the mouse", "target": "猫追老鼠。",
-                                   "tokens": translation.source.tokens}
+                                   "tokens": translation.source.tokens, "ids": translation.source.ids}
+    assert body["ids"] == translation.ids and body["written"] == summary(translation)["written"]
     assert body["tokens"] == translation.tokens and [n["after"] for n in body["next"]] == [0, 1, 2, 3, 4]
     assert [(call["kind"], call["layer"]) for call in body["calls"]] == [(c.kind, c.layer) for c in translation.calls]
     for n, (facts, own) in enumerate(zip(body["calls"], translation.calls, strict=True)):

@@ -42,7 +42,8 @@ class Chunks:
         check(call, head, rows, keys, SIDE)
         counts = _counts(rows, keys, bucket)
         if max(counts) > MOST:
-            raise KliegError(f"a tile has at most {MOST} buckets along a side; ask for {max(counts)} in several.")
+            raise KliegError(f"a tile has at most {MOST} buckets along a side; ask for {max(counts)} in several.",
+                             zh=f"一块地图每边最多 {MOST} 格；{max(counts)} 格请分几次取。")
         if bucket < FINE or rows[0] % SIDE or keys[0] not in (1, keys[0] // SIDE * SIDE):
             return pool(call, head, rows, keys, counts)
         kept = self._squares.setdefault(call, OrderedDict())
@@ -107,12 +108,15 @@ class Chunks:
 def check(call: Call, head: int, rows: Span, keys: Span, most: int | None) -> None:
     """KliegError if a head has no such region, or if it is larger than `most` x `most`."""
     if not 0 <= head < call.heads:
-        raise KliegError(f"there is no head {head}; layer {call.layer} has heads 0 to {call.heads - 1}.")
-    for name, (start, stop), count in (("rows", rows, call.queries), ("keys", keys, call.keys)):
+        raise KliegError(f"there is no head {head}; layer {call.layer} has heads 0 to {call.heads - 1}.",
+                         zh=f"没有第 {head} 头；第 {call.layer} 层的头是 0 到 {call.heads - 1}。")
+    for name, named, (start, stop), count in (("rows", "行", rows, call.queries), ("keys", "键", keys, call.keys)):
         if not 0 <= start < stop <= count:
-            raise KliegError(f"there are no {name} {start}:{stop}; layer {call.layer} has {name} 0:{count}.")
+            raise KliegError(f"there are no {name} {start}:{stop}; layer {call.layer} has {name} 0:{count}.",
+                             zh=f"没有 {start}:{stop} 这些{named}；第 {call.layer} 层的{named}是 0:{count}。")
         if most is not None and stop - start > most:
-            raise KliegError(f"{name} {start}:{stop} are too many at once; ask for at most {most:,}.")
+            raise KliegError(f"{name} {start}:{stop} are too many at once; ask for at most {most:,}.",
+                             zh=f"{start}:{stop} 的{named}一次太多；最多取 {most:,} 个。")
 
 
 def _counts(rows: Span, keys: Span, bucket: int) -> tuple[int, int]:

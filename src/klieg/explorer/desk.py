@@ -52,8 +52,9 @@ class Desk:
 
     def model(self, name: str) -> Reads:
         if name not in self.models:
-            has = ", ".join(self.models) or "none"
-            raise KliegError(f"this server was not started with the model {name!r}. It has: {has}.")
+            has = ", ".join(self.models)
+            raise KliegError(f"this server was not started with the model {name!r}. It has: {has or 'none'}.",
+                             zh=f"启动服务器时没有给它模型 {name!r}。它有的是：{has or '一个也没有'}。")
         return self.models[name]
 
     def put(self, trace: Trace) -> str:
@@ -71,7 +72,7 @@ class Desk:
             return self.files[id]
         with self._lock:
             if id not in self._traces:
-                raise Closed("this text is not open any more; show it again.")
+                raise Closed("this text is not open any more; show it again.", zh="这段文字已经关闭；请重新查看它。")
             self._traces.move_to_end(id)
             return self._traces[id][0]
 

@@ -7,22 +7,23 @@ the numbers of the film are those of that pass.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from klieg.errors import KliegError
+from klieg.explorer.chunks import check
 from klieg.explorer.desk import Desk
+from klieg.explorer.exports import LONGEST, Format, Head, Language, Other, Place, drawn, file, plain, theme
 from klieg.explorer.jobs import Event, streamed, worked
-from klieg.explorer.looks import Id, Index, packed
+from klieg.explorer.looks import Id, Index, call_of, packed
+from klieg.explorer.spoken import line
 from klieg.explorer.turns import Turn
 from klieg.generate import Sampling
 from klieg.trace import Trace
-from klieg.views import wire
+from klieg.views import film, wire
 
 MOST = 1024     # tokens of a film
-BESIDE = 12     # candidates of every step that are told at once
 LABELLED = 100  # candidates that have a label beside the logits
 
 
@@ -45,7 +46,7 @@ def routes(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/api")
 
     @router.post("/films")
-    async def film(wanted: Wanted, request: Request) -> Response:
+    async def write(wanted: Wanted, request: Request) -> Response:
         model = desk.model(wanted.model)
         sampling = Sampling(wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
 
@@ -56,13 +57,31 @@ def routes(desk: Desk) -> APIRouter:
                 yield "token", {"id": found.id, "token": found.token, "p": found.p}
             trace = model.read(wanted.text, wanted.to, turn, written)
             turn.check()  # or nobody would ever close it
-            yield "end", {"id": desk.put(trace), **told(trace, len(trace.tokens) - len(written))}
+            yield "end", {"id": desk.put(trace), **film.told(trace, len(trace.tokens) - len(written))}
 
-        return await streamed(request, desk.turns, job)
+        return await streamed(request, desk.turns, job, lambda error: line(error, request))
 
     @router.get("/traces/{id}/steps/{start}")
     async def steps(id: Id, start: Index, request: Request) -> dict:
-        return await worked(request, desk.turns, lambda turn: told(desk.trace(id), start))
+        return await worked(request, desk.turns, lambda turn: film.told(desk.trace(id), start))
+
+    @router.get("/traces/{id}/steps/{start}/pictures/{format}")
+    async def picture(id: Id, start: Index, format: Format, request: Request, stop: Place = None, call: Place = None,
+                      head: Head = 0, other: Other = None, lang: Language = "en", dark: bool = False) -> Response:
+        """The steps from `start` to before `stop`, as far as the film was played, and of the `other` trace where it branched,
+        with the rows of weights of a head; or these numbers."""
+        def job(turn: Turn) -> bytes:
+            traces = [desk.trace(each) for each in (id, other) if each is not None]
+            if any(len(trace.tokens) > LONGEST for trace in traces):
+                raise KliegError(f"a film on paper has up to {LONGEST:,} tokens; save a shorter text.",
+                                 zh=f"存成文件的影片最多 {LONGEST:,} 个词元；请存一段较短的文字。")
+            strips = [_strip(trace, start, stop, call, head, name)
+                      for trace, name in zip(traces, "AB" if other is not None else [""], strict=True)]
+            if format == "json":
+                return plain(film.numbers(strips))
+            return drawn(film.page(strips, theme(dark), language=lang), format)
+
+        return file(await worked(request, desk.turns, job), format)
 
     @router.get("/traces/{id}/logits/{after}")
     def logits(id: Id, after: Index) -> Response:
@@ -74,15 +93,8 @@ def routes(desk: Desk) -> APIRouter:
     return router
 
 
-def told(trace: Trace, start: int) -> dict[str, Any]:
-    """Where the film begins, and of each of its tokens the probability that it had and what stood beside it."""
-    if not trace.predicts or trace.kind == "encoder":
-        raise KliegError("this model expects no next token, so it has no film.")
-    known = range(max(start, 1, len(trace.tokens) - len(trace.logits) + 1), len(trace.tokens))
-    return {"start": known.start, "steps": [_step(trace, at) for at in known]}
-
-
-def _step(trace: Trace, at: int) -> dict[str, Any]:
-    chosen = trace.candidate(trace.ids[at], at - 1)
-    return {"id": chosen.id, "token": trace.tokens[at], "p": chosen.p, "rank": chosen.rank,
-            "candidates": wire.candidates(trace, at - 1, BESIDE)}
+def _strip(trace: Trace, start: int, stop: int | None, call: int | None, head: int, name: str) -> film.Strip:
+    """A strip of the film, as far as its trace goes."""
+    found = call_of(trace, call) if call is not None else trace.stack[0]
+    check(found, head, (0, found.queries), (0, found.keys), None)
+    return film.Strip(trace, start, len(trace.tokens) if stop is None else stop, found, head, name)

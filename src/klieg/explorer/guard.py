@@ -19,10 +19,12 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from klieg.errors import first_line
+from klieg.errors import KliegError, first_line
+from klieg.explorer.spoken import line
 from klieg.explorer.turns import Gone
 
 NAMES = ("127.0.0.1", "localhost", "[::1]")  # under which a browser on this machine reaches us
@@ -83,9 +85,9 @@ class Guard:
         except Gone:
             return None  # in the middle of an answer that nobody reads
         except Exception as e:
-            line = _failure(e)
-            logging.getLogger("klieg").error("%s", line)
-            answer = None if begun else refused(500, line)
+            failure = _failure(e)
+            logging.getLogger("klieg").error("%s", failure)
+            answer = None if begun else _no(500, scope, failure)
         return None if answer is None else await answer(scope, receive, sealed)
 
     async def passed(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
@@ -93,7 +95,9 @@ class Guard:
         length = Headers(scope=scope).get("content-length", "")
         body = await _body(receive) if not length.isdecimal() or int(length[:20]) <= BODY else None
         if body is None:
-            return refused(413, f"the text is longer than {BODY:,} bytes; shorten it.")
+            said = KliegError(f"the text is longer than {BODY:,} bytes; shorten it.",
+                              zh=f"这段文字超过 {BODY:,} 字节；请缩短它。")
+            return _no(413, scope, said)
         await self.app(scope, _again(body, receive), send)
         return None
 
@@ -101,17 +105,19 @@ class Guard:
         """Why a request is not answered, or None."""
         headers, hosts = Headers(scope=scope), self._hosts | self._with_port(*_reached(scope))
         if [host.lower() in hosts for host in headers.getlist("host")] != [True]:
-            return refused(403, "this server answers only to its own address.")
+            return _no(403, scope, KliegError("this server answers only to its own address.",
+                                              zh="这台服务器只应答它自己的地址。"))
         origins = {f"http://{host}" for host in hosts}
+        foreign = KliegError("this server answers only its own page.", zh="这台服务器只应答它自己的页面。")
         if not all(origin.lower() in origins for origin in headers.getlist("origin")):
-            return refused(403, "this server answers only its own page.")
+            return _no(403, scope, foreign)
         # A link may lead here from anywhere; nothing else that a browser does for another page is answered.
         linked = scope["method"] == "GET" and scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not linked:
-            return refused(403, "this server answers only its own page.")
+            return _no(403, scope, foreign)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["method"] == "POST" and kind != "application/json":  # what a foreign form cannot send
-            return refused(415, "send JSON.")
+            return _no(415, scope, KliegError("send JSON.", zh="请发送 JSON。"))
         return None
 
     def unlocked(self, scope: Scope) -> Response | None:
@@ -128,7 +134,8 @@ class Guard:
             return answer
         found = self.key.change(tokens[0]) if tokens else None
         if found is None:
-            return refused(401, "open the address that klieg serve printed last; it lets one browser in.")
+            return _no(401, scope, KliegError("open the address that klieg serve printed last; it lets one browser in.",
+                                              zh="请打开 `klieg serve` 最后打印的地址；它让一个浏览器进来。"))
         # Lax: a link to a view opens it, wherever the link stands; what else another page sends has no cookie.
         answer.set_cookie(self.cookie, found, httponly=True, samesite="lax")
         return answer
@@ -177,12 +184,18 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return given
 
 
-def _failure(error: Exception) -> str:
+def _failure(error: Exception) -> KliegError:
     """A mistake of Klieg's own in one line, with its place: nothing that a terminal would obey, and no folder."""
     places = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
     said = "".join(c if c.isprintable() else "\ufffd" for c in first_line(error))
-    return f"Klieg failed at this, which is a mistake in it: {type(error).__name__}: {said[:300]}{where}"
+    return KliegError(f"Klieg failed at this, which is a mistake in it: {type(error).__name__}: {said[:300]}{where}",
+                      zh=f"Klieg 自己在这里出了错：{type(error).__name__}：{said[:300]}{where}")
+
+
+def _no(status: int, scope: Scope, error: KliegError) -> Response:
+    """A refusal in the language of who asks."""
+    return refused(status, line(error, Request(scope)))
 
 
 def refused(status: int, line: str) -> Response:

@@ -41,13 +41,15 @@ def in_turn(turns: Turns, gone: threading.Event, job: Callable[[Turn], T]) -> T:
         except (MemoryError, RuntimeError) as e:
             if not isinstance(e, MemoryError) and not ("memory" in str(e) and "alloc" in str(e)):  # torch has no other sign
                 raise
-            raise KliegError("this machine has not enough memory for that; shorten the text.") from None
+            raise KliegError("this machine has not enough memory for that; shorten the text.",
+                             zh="这台机器的内存不够；请缩短文字。") from None
 
 
-async def streamed(request: Request, turns: Turns, job: Callable[[Turn], Iterator[Event]]) -> StreamingResponse:
+async def streamed(request: Request, turns: Turns, job: Callable[[Turn], Iterator[Event]],
+                   said: Callable[[KliegError], str] = str) -> StreamingResponse:
     """What `job(turn)` yields, (name, body) each, as server-sent events while it runs; its turn is offered after every one.
 
-    What goes wrong before the first event is raised here; a KliegError after it is an event "error".
+    What goes wrong before the first event is raised here; a KliegError after it is an event "error", as it is `said`.
     """
     gone, loop = threading.Event(), asyncio.get_running_loop()
     events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
@@ -86,7 +88,7 @@ async def streamed(request: Request, turns: Turns, job: Callable[[Turn], Iterato
                 yield _line(*event)
                 event = await events.get()
             if isinstance(event, KliegError):
-                yield _line("error", {"error": str(event)})
+                yield _line("error", {"error": said(event)})
             elif event is not None and not isinstance(event, Gone):
                 raise event
         finally:

@@ -9,17 +9,23 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from klieg.changes import read
 from klieg.errors import KliegError
+from klieg.explorer.chunks import check
 from klieg.explorer.desk import Desk
+from klieg.explorer.exports import LONGEST, SCALES, Format, Head, Language, Place, Scale, drawn, file, plain, theme
+from klieg.explorer.findings import Findings
 from klieg.explorer.jobs import Event, streamed, worked
+from klieg.explorer.looks import Id, call_of
 from klieg.explorer.reader import Reader
+from klieg.explorer.spoken import line
 from klieg.explorer.turns import Turn
 from klieg.trace import Trace
+from klieg.views import supposition
 from klieg.whatif import effects, whatif
 
 BEST = 8      # likeliest tokens of each pass that are compared
@@ -46,7 +52,7 @@ class Supposed(Text):
 
 def routes(desk: Desk) -> APIRouter:
     """The routes, on a desk."""
-    router = APIRouter(prefix="/api")
+    router, findings = APIRouter(prefix="/api"), Findings()
 
     @router.post("/suppositions")
     async def suppose(asked: Supposed, request: Request) -> dict:
@@ -57,8 +63,10 @@ def routes(desk: Desk) -> APIRouter:
             found = whatif(_model(reader), text, changes, asked.after, BEST, to=_language(reader, asked.to), name=reader.name)
             turn.check()  # or nobody would ever close them
             told = found.as_json()
-            before = asked.id if open is not None and _same(open, found.before) else desk.put(found.before)
-            told["before"]["id"], told["after"]["id"] = before, desk.put(found.after)
+            before = open if open is not None and _same(open, found.before) else found.before
+            told["before"]["id"] = asked.id if before is open else desk.put(before)
+            told["after"]["id"] = desk.put(found.after)
+            findings.keep(found, before, open or before, asked.after)
             return told
 
         return await worked(request, desk.turns, job)
@@ -66,19 +74,51 @@ def routes(desk: Desk) -> APIRouter:
     @router.post("/suppositions/ranks")
     async def ranks(asked: Text, request: Request) -> StreamingResponse:
         def job(turn: Turn) -> Iterator[Event]:
-            text, reader, _ = _asked(desk, asked)
+            text, reader, open = _asked(desk, asked)
+            every = []
             for effect in effects(_model(reader), text, asked.after, to=_language(reader, asked.to)):
+                every.append(effect)
                 yield "head", asdict(effect)
+            if open is not None:
+                findings.rank(open, asked.after, every)
 
-        return await streamed(request, desk.turns, job)
+        return await streamed(request, desk.turns, job, lambda error: line(error, request))
+
+    @router.get("/suppositions/{id}/pictures/{format}")
+    async def picture(id: Id, format: Format, request: Request, after: Place = None, call: Place = None, head: Head = 0,
+                      scale: Scale = "linear", lang: Language = "en", dark: bool = False) -> Response:
+        """A changed pass beside the unchanged one, and the ranking of heads if all were ranked; of a text that is not changed
+        what is likeliest `after` a token."""
+        def job(turn: Turn) -> bytes:
+            known = _supposed(findings, desk.trace(id), after, call, head)
+            if format == "json":
+                return plain(supposition.numbers(known))
+            return drawn(supposition.page(known, theme(dark), scale=SCALES[scale], language=lang), format)
+
+        return file(await worked(request, desk.turns, job), format)
 
     return router
+
+
+def _supposed(findings: Findings, trace: Trace, after: int | None, call: int | None, head: int) -> supposition.Supposition:
+    """What is known of a trace, with the map of one of its heads."""
+    if max(max(each.queries, each.keys) for each in trace.calls) > LONGEST:
+        raise KliegError(f"what is saved has texts of up to {LONGEST:,} tokens; take a shorter one.",
+                         zh=f"能存成文件的文字最多 {LONGEST:,} 个词元；请取一段较短的。")
+    at = call_of(trace, call) if call is not None else trace.stack[0]
+    check(at, head, (0, at.queries), (0, at.keys), None)
+    if after is not None and after >= len(trace.tokens):
+        raise KliegError(f"there is no token {after}; the text has tokens 0 to {len(trace.tokens) - 1}.",
+                         zh=f"没有第 {after} 个词元；这段文字的词元是 0 到 {len(trace.tokens) - 1}。")
+    before, found, ranked = findings.of(trace, after)
+    return supposition.Supposition(before, found, ranked, at.layer, head, at.kind, after)
 
 
 def _asked(desk: Desk, asked: Text) -> tuple[str, Reader, Trace | None]:
     """The text, who reads it, and the open trace if it is that of one."""
     if (asked.id is None) == (asked.text is None or asked.model is None):
-        raise KliegError("the request names neither one open text nor one text and its model; name one of both.")
+        raise KliegError("the request names neither one open text nor one text and its model; name one of both.",
+                         zh="请求里要么写一段打开着的文字，要么写一段文字和它的模型；请二者取一。")
     if asked.id is None:
         assert asked.text is not None and asked.model is not None
         open, text, name = None, asked.text, asked.model
@@ -87,7 +127,8 @@ def _asked(desk: Desk, asked: Text) -> tuple[str, Reader, Trace | None]:
         text, name = open.text if open.source is None else open.source.text, open.model
     reader = desk.model(name)
     if not isinstance(reader, Reader):
-        raise KliegError(f"{name!r} is no model that can run again with changes; choose another one.")
+        raise KliegError(f"{name!r} is no model that can run again with changes; choose another one.",
+                         zh=f"{name!r} 不能改变之后再跑一遍；请换一个模型。")
     return text, reader, open
 
 

@@ -1,4 +1,4 @@
-"""The loss of a training run against its steps, as a picture."""
+"""Numbers that follow each other as a line: the loss of a training run against its steps."""
 
 from __future__ import annotations
 
@@ -26,13 +26,24 @@ def curve(training: list[tuple[int, float]], validation: list[tuple[int, float]]
     for step in (0, last // 2, last):
         marks.append(Text(at((step, low))[0], TOP + HEIGHT + 6, (Span(f"{step:,}", FAINT),), "middle", 11))
     for points, paint, name in ((thinned, Paint("ink3"), "training"), (validation, Paint("output"), "validation")):
-        marks += [Link(*at(a), *at(b), 0.15, paint, f"{name}: step {b[0]:g}, {b[1]:.4f}")
-                  for a, b in zip(points, points[1:], strict=False)]
+        marks += line([at(point) for point in points], paint, [f"{name}: step {step:g}, {loss:.4f}" for step, loss in points])
     title = (Span("loss, nats a token   ", bold=True), Span(f"training {thinned[-1][1]:.3f}", FAINT))
     if validation:
         title += (Span(f"   validation {validation[-1][1]:.3f}", Paint("output")),)
     marks.append(Text(LEFT, 16, title))
     return Picture(LEFT + WIDTH + 40, TOP + HEIGHT + 40, tuple(marks), "loss against training steps", theme, PAPER)
+
+
+def line(points: list[tuple[float, float]], paint: Paint, titles: list[str], pieces: int = 1,
+         dashed: bool = False) -> list[Mark]:
+    """A line through points (x, y); every stretch says what it leads to. A link is bent a little, so a long stretch is drawn
+    in several pieces, of which a dashed line has every second one."""
+    marks: list[Mark] = []
+    for (x, y), (to_x, to_y), title in zip(points, points[1:], titles[1:], strict=False):
+        across, down = (to_x - x) / pieces, (to_y - y) / pieces
+        marks += [Link(x + n * across, y + n * down, x + (n + 1) * across, y + (n + 1) * down, 0.15, paint, title)
+                  for n in range(0, pieces, 2 if dashed else 1)]
+    return marks
 
 
 def _mean(points: list[tuple[int, float]]) -> tuple[float, float]:

@@ -21,7 +21,6 @@ from klieg.views.picture import (
     INK,
     PAPER,
     Bar,
-    Inset,
     Link,
     Mark,
     Medium,
@@ -31,6 +30,7 @@ from klieg.views.picture import (
     Span,
     Text,
 )
+from klieg.views.sheet import BETWEEN, Line, sheet, together
 from klieg.views.words import phrase, say
 
 __all__ = ["heatmap", "links", "next_tokens", "overview", "page"]
@@ -38,8 +38,6 @@ QUERY = Paint("query")
 COLUMNS = 48       # tokens a small bar chart shows one by one; more are pooled
 ACROSS = 13        # tokens up to which three maps stand side by side
 MOST_LINKS = 16    # lines that can be told apart
-BETWEEN = 56.0     # from picture to picture on the page
-EDGE = 16.0        # of the page, beside the margin of every picture
 
 
 def overview(trace: Trace, token: int | None = None, theme: Theme = LIGHT, *, kind: str | None = None,
@@ -263,37 +261,20 @@ def page(trace: Trace, layer: int | None = None, head: int | None = None, token:
             for n, stage in enumerate(stages, start=1)]
     lines = links(trace, seen.layer, seen.head, seen.token, theme, kind=seen.kind, language=language)
     after = [next_tokens(trace, 10, after_of(seen), theme, language=language)] if trace.predicts else []
-    upper = _together(maps if len(maps) > 1 else [*maps, _together([*after, lines], down=True)])
+    upper = together(maps if len(maps) > 1 else [*maps, together([*after, lines], down=True)])
     beside = [lines, *after] if len(maps) > 1 else []
     if trace.source is not None:
         beside.append(translation.written(trace, after_of(seen), theme, language=language))
     room = max(700.0, upper.width - sum(picture.width + BETWEEN for picture in beside))
-    lower = _together([overview(trace, seen.token, theme, kind=seen.kind, opened=(seen.layer, seen.head), room=room,
+    lower = together([overview(trace, seen.token, theme, kind=seen.kind, opened=(seen.layer, seen.head), room=room,
                                 language=language), *beside])
-    right = EDGE + max(upper.width, lower.width)
-    marks, top = _head(trace, seen, right, language)
-    foot = top + upper.height + 36
-    bottom = foot + lower.height + 36
-    marks += [Inset(EDGE, top, upper), Inset(EDGE, foot, lower),
-              Text(EDGE, bottom, certificate(trace, language, PAPER))]
     title = crop(safe(f"{trace.model}: {' '.join(trace.tokens)}"), 200)
-    return Picture(right + EDGE, bottom + 22 + EDGE, tuple(marks), title, theme, PAPER)
+    return sheet(_head(trace, seen, language), [upper, lower], [certificate(trace, language, PAPER)], title)
 
 
 def after_of(seen: focusing.Focus) -> int | None:
     """The token whose next ones are shown: the chosen one, unless it is the source's; then the last."""
     return None if seen.kind == "encoder" else seen.token
-
-
-def _together(pictures: Sequence[Picture], down: bool = False) -> Picture:
-    """Pictures next to each other, or under each other, as one."""
-    marks: list[Mark] = []
-    x = y = 0.0
-    for picture in pictures:
-        marks.append(Inset(x, y, picture))
-        x, y = (x, y + picture.height + 28) if down else (x + picture.width + BETWEEN, y)
-    across, height = max(m.x + m.picture.width for m in marks), max(m.y + m.picture.height for m in marks)
-    return Picture(across, height, tuple(marks), pictures[0].title, pictures[0].theme, PAPER)
 
 
 def scale_of(stage: str, scale: str) -> str:
@@ -333,14 +314,10 @@ def certificate(trace: Trace, language: str, medium: Medium) -> tuple[Span, ...]
     return (Span(f"✓ {say('exact', language)}  ", value, bold=True), Span(" · ".join(parts), value))
 
 
-def _head(trace: Trace, seen: focusing.Focus, right: float, language: str) -> tuple[list[Mark], float]:
-    """What is looked at, in words over a line; and where the maps begin."""
-    words = [Span(safe(trace.model), INK, bold=True), Span(f"   {safe(summary(trace, language))}", FAINT)]
-    marks: list[Mark] = [Text(EDGE, EDGE - 10, tuple(words), size=14)]
-    y = EDGE + 16
+def _head(trace: Trace, seen: focusing.Focus, language: str) -> list[Line]:
+    """What is looked at, in words."""
+    lines = [(Span(safe(trace.model), INK, bold=True), Span(f"   {safe(summary(trace, language))}", FAINT))]
     if trace.source is not None:
-        marks.append(Text(EDGE, y, translation.translated(trace), size=14))
-        y += 26
+        lines.append(translation.translated(trace))
     place = Span(located(trace, seen.layer, seen.head, seen.kind, language) + "   ", INK, bold=True)
-    marks += [Text(EDGE, y, (place, *certainty(trace, seen, language))), Rule(EDGE, y + 32, right - EDGE, 0, Paint("line"))]
-    return marks, y + 48
+    return [*lines, (place, *certainty(trace, seen, language))]

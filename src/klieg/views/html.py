@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 from klieg.errors import KliegError
 from klieg.trace import Trace
@@ -14,9 +15,15 @@ PAGE = Path("static") / "index.html"
 SLOT = "<!-- klieg-trace -->"     # where the page carries its trace
 
 
-def html(trace: Trace) -> str:
-    """The page with a trace in it, which is all that it shows."""
-    return carrying(page().read_text("utf-8"), whole(trace), "klieg-trace")
+def html(trace: Trace, view: str = "") -> str:
+    """The page with a trace in it, which is all that it shows; `view` is what its address says behind # where it is opened
+    without one."""
+    text = page().read_text("utf-8")
+    if view:
+        # A script's text is not unescaped, so what could end it is written as an address writes it.
+        asked = f'<script type="application/x-klieg" id="klieg-view">{quote(view, safe="~%&=*+")}</script>'
+        text = text.replace(SLOT, asked + SLOT, 1)
+    return carrying(text, whole(trace), "klieg-trace")
 
 
 def carrying(text: str, message: bytes, name: str) -> str:

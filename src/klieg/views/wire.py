@@ -18,6 +18,7 @@ from klieg.errors import KliegError
 from klieg.survey import SurveySpec
 from klieg.trace import Call, Trace
 from klieg.views.statistics import STATISTICS, measured
+from klieg.views.translation import steps
 
 FORMAT = "klieg-wire/1"
 CANDIDATES = 10
@@ -78,7 +79,8 @@ def head(call: Call, head: int) -> dict[str, Tensor]:
     before rotation, bias (i, j), and `table.r`, the table of the mask's r-th rule."""
     call.need("q", "k")
     if not 0 <= head < call.heads:
-        raise KliegError(f"there is no head {head}; layer {call.layer} has heads 0 to {call.heads - 1}.")
+        raise KliegError(f"there is no head {head}; layer {call.layer} has heads 0 to {call.heads - 1}.",
+                         zh=f"没有第 {head} 头；第 {call.layer} 层的头是 0 到 {call.heads - 1}。")
     found = _tensors(call)
     group = call.group(head)
     place = {**dict.fromkeys(("lse", *_OF_QUERIES), head), **dict.fromkeys(_OF_KEYS, group)}
@@ -122,8 +124,13 @@ def _carried(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def whole(trace: Trace) -> bytes:
     """The trace in one message: its outline, every tensor of every call as `calls.n.name` with the heads as first axis,
-    the streams around them as `streams.n`, and the likeliest next tokens after every token whose logits were kept."""
+    the streams around them as `streams.n`, the likeliest next tokens after every token whose logits were kept, and the ids;
+    of a translation also the probabilities of what was written, as summary() has them."""
     body, tensors = outline(trace)
+    body["ids"] = list(trace.ids)
+    if trace.source is not None:
+        body["translation"]["ids"] = list(trace.source.ids)
+        body["written"] = [{"token": own.token, "p": own.p} for own, _ in steps(trace)]
     body["streams"], streams = _carried(trace)
     tensors |= streams
     for n, call in enumerate(shown(trace)):

@@ -9,10 +9,10 @@ export const EVERYWHERE: Key[] = [
   ['Tab', 'next'], ['?', 'help'],
 ]
 export const ON: Record<Screen, Key[]> = {
-  walk: [['Space', 'play'], ['← →', 'step'], ['↑ ↓ ← →', 'move'], ['↵', 'open']],
+  walk: [['Space', 'play'], ['← →', 'step'], ['↑ ↓ ← →', 'cell'], ['↵', 'all']],
   heads: [['↑ ↓ ← →', 'move'], ['↵', 'all'], ['L', 'scale'], ['S', 'sort']],
-  map: [['↑ ↓ ← →', 'move'], ['+ −', 'zoom'], ['/', 'find'], ['J', 'strongest'], ['L', 'scale'], ['T', 'unit'], ['↵', 'open']],
-  film: [['Space', 'play'], ['← →', 'frame'], ['↑ ↓', 'candidate'], ['B', 'branch'], ['K', 'branches']],
-  whatif: [['↑ ↓ ← →', 'move'], ['M', 'mute'], ['X', 'cut'], ['R', 'rank'], ['⌫', 'undo']],
-  compare: [['← →', 'layer']],
+  map: [['↑ ↓ ← →', 'pan'], ['+ −', 'zoom'], ['J', 'strongest'], ['↵', 'write'], ['L', 'scale'], ['T', 'unit'], ['/', 'find'], ['⇧ ↵', 'admirer']],
+  film: [['Space', 'play'], ['← →', 'frame'], ['↑ ↓', 'candidate'], ['B', 'branch'], ['K', 'branches'], ['Esc', 'stop']],
+  whatif: [['↑ ↓ ← →', 'move'], ['↵', 'join'], ['X', 'cut'], ['M', 'mute'], ['R', 'rank'], ['L', 'scale'], ['⌫', 'undo']],
+  compare: [['← →', 'token'], ['↑ ↓', 'other']],
 }

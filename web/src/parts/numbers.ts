@@ -28,3 +28,5 @@ export function percent(p: number): string {
 }
 
 export const wholePercent = (p: number): string => (p > 0 && p < 0.005 ? '< 1 %' : `${fixed(100 * p, 0)} %`)
+
+export const thousands = (n: number): string => n.toLocaleString('en')

@@ -19,16 +19,18 @@ const HUES: Record<Theme, Record<Hue, string>> = {
   light: { q: '#1a45b0', k: '#b0132f', v: '#007d63', o: '#a336da', ink: '#16181d' },
   dark: { q: '#5a9aff', k: '#ff6b76', v: '#45e3aa', o: '#d2b0ff', ink: '#f1efe9' },
 }
+// What is painted on a canvas and carries no number; elsewhere app.css has the same.
+export const INKS = {
+  light: { sunk: '#f4f2ec', masked: '#ece9e0', line: '#d3cfc3', ink: '#16181d', faint: '#6a7080', page: '#fbfaf7', q: '#1a45b0', k: '#b0132f' },
+  dark: { sunk: '#1b1f26', masked: '#12151a', line: '#363c47', ink: '#f1efe9', faint: '#8b909c', page: '#0f1115', q: '#5a9aff', k: '#ff6b76' },
+} satisfies Record<Theme, Record<string, string>>
 const ZERO: Record<Theme, string> = { light: '#ffffff', dark: '#1b1f26' }
 
 const parsed = new Map<string, RGB[]>()
 
 function stops(ramp: string): RGB[] {
-  let found = parsed.get(ramp)
-  if (!found) {
-    found = ramp.split(' ').map((c) => [1, 3, 5].map((at) => parseInt(c.slice(at, at + 2), 16)) as RGB)
-    parsed.set(ramp, found)
-  }
+  const found = parsed.get(ramp) ?? ramp.split(' ').map((c) => [1, 3, 5].map((at) => parseInt(c.slice(at, at + 2), 16)) as RGB)
+  parsed.set(ramp, found)
   return found
 }
 

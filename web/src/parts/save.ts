@@ -1,11 +1,22 @@
 // Files that the reader takes along: made by the server, or out of the trace that the page carries.
 import type { Explorer } from '../state/explorer.svelte'
+import type { Screen } from '../state/screens'
 import { map, number } from '../wire/attention'
 import { answer, type Source } from '../wire/source'
-import type { Call } from '../wire/trace'
+import { KINDS, type Call, type Trace, type Translation } from '../wire/trace'
 
 export const FORMATS = ['svg', 'png', 'html', 'json'] as const
 export type Format = (typeof FORMATS)[number]
+
+// What a screen shows that is more than the open place: where its file is asked for, and its own part of the address of a page
+// in a file, which may name another screen where this one needs a model.
+export interface Shown { path: string; asked: Record<string, string>; call: Call; view: Record<string, string> }
+const screens = new WeakMap<Explorer, Map<Screen, () => Shown | null>>()
+
+// A screen tells what it shows whenever it is asked; null while that is no more than the open place.
+export function shows(explorer: Explorer, screen: Screen, now: () => Shown | null): void {
+  screens.set(explorer, (screens.get(explorer) ?? new Map<Screen, () => Shown | null>()).set(screen, now))
+}
 
 const alone = (explorer: Explorer): boolean => explorer.exported || explorer.shipped
 
@@ -18,7 +29,7 @@ export async function save(explorer: Explorer, format: Format): Promise<string> 
   const call = explorer.calls[layer]
   const body = alone(explorer)
     ? new Blob([JSON.stringify(await numbers(source!, explorer.calls, call, head, cell?.query ?? call.queries - 1, kind))])
-    : await (await answer(`api/traces/${encodeURIComponent(source!.trace.id)}/pictures/${format}?${place(explorer, call)}`)).blob()
+    : await (await answer(file(explorer, call, format))).blob()
   const link = document.createElement('a')
   link.href = URL.createObjectURL(body)
   link.download = `klieg.${format}`
@@ -27,11 +38,36 @@ export async function save(explorer: Explorer, format: Format): Promise<string> 
   return link.download
 }
 
-function place({ head, cell, scale, language, theme, screen, more }: Explorer, call: Call): URLSearchParams {
-  const pairs: Record<string, string> = { call: `${call.index}`, head: `${head}`, scale, lang: language, dark: `${theme === 'dark'}` }
+// The address of a file of what is shown. A page is always that of the open trace.
+function file(explorer: Explorer, call: Call, format: Format): string {
+  const { screen, scale, language, theme, source } = explorer
+  const shown = screens.get(explorer)?.get(screen)?.() ?? null
+  const looks = { scale, lang: language, dark: `${theme === 'dark'}` }
+  if (shown && format !== 'html') {
+    const { path, asked, call } = shown, head = Math.min(explorer.head, call.heads - 1)
+    return `${path}/pictures/${format}?${new URLSearchParams({ ...asked, call: `${call.index}`, head: `${head}`, ...looks })}`
+  }
+  const trace = `api/traces/${encodeURIComponent(source!.trace.id)}/pictures/${format}`
+  if (format === 'html') return `${trace}?${new URLSearchParams({ view: view(explorer.hash, shown) })}`
+  return `${trace}?${place(explorer, call, looks)}`
+}
+
+function place({ head, cell, screen, more }: Explorer, call: Call, looks: Record<string, string>): URLSearchParams {
+  const pairs: Record<string, string> = { call: `${call.index}`, head: `${head}`, ...looks }
   if (cell) pairs.token = `${cell.query}`
   if (screen === 'map') Object.assign(pairs, part(call, more))
   return new URLSearchParams(pairs)
+}
+
+const LONGEST = 2000   // characters that the server takes
+
+// The address of what is looked at as far as a page without a model has it; '' where it is too long to be carried.
+export function view(hash: string, shown: Pick<Shown, 'view'> | null): string {
+  const pairs = new URLSearchParams(hash.slice(1))
+  const gone = (name: string) => ['text', 'model', 'to'].includes(name) || (shown !== null && name.includes('.'))
+  for (const name of [...pairs.keys()]) if (gone(name)) pairs.delete(name)
+  for (const [name, value] of Object.entries(shown?.view ?? {})) pairs.set(name, value)
+  return `${pairs}`.length > LONGEST ? '' : `${pairs}`
 }
 
 // Of the map the part that is in view: its middle and how many tokens it is wide.
@@ -46,6 +82,9 @@ export function part(call: Pick<Call, 'queries' | 'keys'>, more: Record<string, 
   return { scale, rows: span(query, call.queries), keys: span(key, call.keys) }
 }
 
+// What a file carries for its numbers: see klieg/views/wire.py.
+interface Carried { ids: number[]; written?: { token: string; p: number }[] }
+
 // The numbers of klieg/views/summary.py, under the same names: the open head, where a token looks in every head, what is next.
 export async function numbers(source: Source, calls: Call[], call: Call, head: number, token: number, kind: string | null): Promise<object> {
   const { trace } = source, opened = await source.head(call, head)
@@ -58,10 +97,17 @@ export async function numbers(source: Source, calls: Call[], call: Call, head: n
     return Array.from({ length: each.keys }, (_, key) => number(one, token, key, 'weight'))
   }))))
   const next = await source.next(kind === 'encoder' ? trace.tokens.length - 1 : token)
+  const { ids, written } = trace as Trace & Carried
+  const kinds = KINDS.map((name) => [name, trace.calls.filter((each) => each.kind === name)] as const)
+  const shape = (calls: Call[]) => ({ layers: calls.length, heads: calls[0].heads, kv_heads: calls[0].kv_heads })
   return {
-    model: trace.model.name, text: trace.text, tokens: trace.tokens, layers: trace.model.layers, heads: trace.model.heads,
+    model: trace.model.name, text: trace.text, ids, tokens: trace.tokens, layers: trace.model.layers, heads: trace.model.heads,
     kv_heads: trace.model.kv_heads, kernel: trace.kernel, next: next.map(({ token, p }) => ({ token, p })), certificate: trace.certificate,
     open: { layer: call.layer, head, token, scale: call.scale, scores: rows('masked', null), weights: rows('weight', 0), ...(kind && { kind }) },
-    looks, ...(trace.translation && { source: { text: trace.translation.source, tokens: trace.translation.tokens } }),
+    looks,
+    ...(trace.translation && {
+      source: { text: trace.translation.source, ids: (trace.translation as Translation & { ids: number[] }).ids, tokens: trace.translation.tokens },
+      kinds: Object.fromEntries(kinds.map(([name, calls]) => [name, shape(calls)])), written,
+    }),
   }
 }

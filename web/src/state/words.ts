@@ -3,8 +3,8 @@ export type Language = 'en' | 'zh'
 
 const en = {
   title: 'Klieg',
-  tagline: 'what a Transformer attends to',
   screens: { walk: 'Walk', heads: 'Heads', map: 'Map', film: 'Film', whatif: 'What if', compare: 'Compare' },
+  translate: 'Translate',
   screen: 'Screens',
   model: 'Model',
   shape: (layers: string, heads: number, groups: number) =>
@@ -82,7 +82,7 @@ const en = {
   withWeight: 'with weight',
   cannotSee: 'cannot see',
   products: 'q·k',
-  others: (n: number) => `the other ${n}`,
+  others: (n: string) => `the other ${n}`,
   showAll: (n: number) => `Show all ${n}`,
   showFewer: 'Show the largest',
   sum: (n: number) => `Sum of ${n} products`,
@@ -114,16 +114,17 @@ const en = {
   lookedAt: (token: string) => `Who looks at “${token}”`,
   writesAfter: (prefix: string) => `What the decoder writes after “${prefix}”`,
   noDistance: 'Two texts have no distance between them',
-  keys: { move: 'move', layer: 'layer', head: 'head', all: 'all products', back: 'back', theme: 'theme', text: 'text', scale: 'scale', screens: 'screens', play: 'play', step: 'step', frame: 'frame',
-    open: 'open or keep', sort: 'sort heads', zoom: 'zoom', find: 'find text or go to token', strongest: 'next strongest link',
-    unit: 'token, word, line', branch: 'branch', branches: 'compare branches', send: 'show the text', line: 'new line in the text',
-    next: 'next control', help: 'this list', candidate: 'another word', mute: 'mute the head', cut: 'cut the edge', rank: 'rank heads', undo: 'undo' },
+  keys: { move: 'move in grid and map', layer: 'layer', head: 'head', all: 'all products', back: 'back', theme: 'theme', text: 'text', scale: 'scale', screens: 'screens', play: 'play',
+    step: 'step', frame: 'frame', cell: 'move in a matrix', sort: 'sort heads', pan: 'move', zoom: 'zoom', find: 'find text or go to token', strongest: 'next strongest link',
+    write: 'write the weight out', admirer: 'in the box: who looks at it most', unit: 'token, word, line', branch: 'branch', branches: 'compare branches', stop: 'stop',
+    send: 'show the text', line: 'new line in the text', next: 'next control', help: 'this list', candidate: 'another word', mute: 'mute the head', cut: 'cut the edge',
+    join: 'in the map: cut or join the edge', rank: 'rank heads', undo: 'undo', token: 'token', other: 'the other text' },
 }
 
 const zh: typeof en = {
   title: 'Klieg',
-  tagline: 'Transformer 在注意什么',
   screens: { walk: '流程', heads: '注意力头', map: '地图', film: '影片', whatif: '假如', compare: '比较' },
+  translate: '翻译',
   screen: '页面',
   model: '模型',
   shape: (layers, heads, groups) => `${layers} 层 · ${heads} 头${groups < heads ? ` · ${groups} 组` : ''}`,
@@ -229,10 +230,11 @@ const zh: typeof en = {
   lookedAt: (token) => `谁在看“${token}”`,
   writesAfter: (prefix) => `解码器在“${prefix}”之后写什么`,
   noDistance: '两段文字之间没有距离',
-  keys: { move: '移动', layer: '层', head: '头', all: '全部乘积', back: '返回', theme: '明暗', text: '文字', scale: '刻度', screens: '页面', play: '播放', step: '单步', frame: '帧',
-    open: '打开或固定', sort: '给头排序', zoom: '缩放', find: '查找文字或跳到某词', strongest: '下一条最强的连线',
-    unit: '词元、词、行', branch: '分岔', branches: '比较分岔', send: '查看文字', line: '文字换行',
-    next: '下一个控件', help: '本表', candidate: '另一个词', mute: '静音此头', cut: '切断此边', rank: '给头排名', undo: '撤销' },
+  keys: { move: '在格与图中移动', layer: '层', head: '头', all: '全部乘积', back: '返回', theme: '明暗', text: '文字', scale: '刻度', screens: '页面', play: '播放',
+    step: '单步', frame: '帧', cell: '在矩阵中移动', sort: '给头排序', pan: '移动', zoom: '缩放', find: '查找文字或跳到某词', strongest: '下一条最强的连线',
+    write: '写出这个权重', admirer: '在查找框中：谁最看它', unit: '词元、词、行', branch: '分岔', branches: '比较分岔', stop: '停止',
+    send: '查看文字', line: '文字换行', next: '下一个控件', help: '本表', candidate: '另一个词', mute: '静音此头', cut: '切断此边',
+    join: '在地图中：切断或接回此边', rank: '给头排名', undo: '撤销', token: '词', other: '另一段文字' },
 }
 
 export type Words = typeof en

@@ -1,5 +1,5 @@
 // Server-sent events of a job that answers while it works, such as a film; a refusal on the way is a ServerError.
-import { answer, ServerError } from './source'
+import { answer, reached, ServerError } from './source'
 
 export interface Event { name: string; body: unknown }
 
@@ -7,7 +7,7 @@ export async function* events(path: string, init: RequestInit): AsyncGenerator<E
   const reader = (await answer(path, init)).body!.pipeThrough(new TextDecoderStream()).getReader()
   let held = ''
   for (;;) {
-    const { value, done } = await reader.read()
+    const { value, done } = await reached(reader.read())
     if (done) return
     const parts = (held + value).split('\n\n')
     held = parts.pop()!

@@ -107,14 +107,16 @@ export async function message<Body>(path: string, init?: RequestInit): Promise<M
   return unpack<Body>(await (await answer(path, init)).arrayBuffer())
 }
 
+// Refusals come in the language of the page.
 export async function answer(path: string, init?: RequestInit): Promise<Response> {
-  let found: Response
-  try {
-    found = await fetch(path, init)
-  } catch (e) {
-    throw e instanceof DOMException ? e : new ServerError(null)
-  }
+  await null   // the first question is asked before the page has said its language
+  const language = globalThis.document?.documentElement.lang ?? 'en'   // there is no page in a test of this file alone
+  const found = await reached(fetch(path, { ...init, headers: { ...init?.headers, 'Accept-Language': language } }))
   if (found.ok) return found
   const said = await found.json().catch(() => null) as { error?: string } | null
-  throw new ServerError(said?.error ?? `${found.status} ${found.statusText}`, found.status)
+  throw new ServerError(said?.error ?? null, found.status)
 }
+
+// What the network gives; where it breaks, the server was not reached. Who stops asking is no failure.
+export const reached = <T>(asked: Promise<T>): Promise<T> =>
+  asked.catch((e: unknown) => { throw e instanceof DOMException ? e : new ServerError(null) })

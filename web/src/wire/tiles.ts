@@ -1,6 +1,6 @@
 // What is asked of one head's map, however long the text: pooled tiles, exact cells, the strongest links, one weight
 // written out. Far asks the server; Near computes the same from q, k and lse, in the page.
-import { cell as arithmetic, number, reason } from './attention'
+import { cell as arithmetic, number } from './attention'
 import { json, message } from './source'
 import type { Head } from './trace'
 
@@ -146,16 +146,7 @@ export class Near implements HeadMap {
   }
 
   async cell(query: number, key: number): Promise<Written> {
-    const head = await this.head, a = arithmetic(head, query, key)
-    const seen = a.row.map((_, j) => j).filter((j) => a.row[j] > -Infinity)
-    const chosen = [...seen].sort((x, y) => a.exponentials[y] - a.exponentials[x]).slice(0, TERMS)
-    if (reason(head, query, key) === null && !chosen.includes(key)) chosen[chosen.length - 1] = key
-    const terms = chosen.map((j) => ({ key: j, score: a.row[j], exponential: a.exponentials[j] }))
-    return {
-      q: a.q, k: a.k, products: a.products, dot: a.dot, scaled: a.scaled, bias: a.bias, reason: a.reason, score: a.score,
-      lse: head.lse[query], rowMax: a.rowMax, rowSum: a.rowSum, sink: a.sink, weight: a.weight, modelWeight: a.modelWeight, terms,
-      others: seen.length - terms.length, rest: Math.max(0, a.rowSum - a.sink - terms.reduce((sum, t) => sum + t.exponential, 0)),
-    }
+    return written(await this.head, query, key, TERMS)
   }
 
   // The largest weight of every row.
@@ -166,6 +157,19 @@ export class Near implements HeadMap {
       await rest()
     }
     return found
+  }
+}
+
+// One weight, and as many exponentials of its row; its own is one of them wherever the mask lets it be seen.
+export function written(head: Head, query: number, key: number, most = Infinity): Written {
+  const { row, exponentials, ...a } = arithmetic(head, query, key)
+  const seen = row.map((_, j) => j).filter((j) => row[j] > -Infinity)
+  const chosen = [...seen].sort((x, y) => exponentials[y] - exponentials[x]).slice(0, most)
+  if (a.reason === null && !chosen.includes(key)) chosen[chosen.length - 1] = key
+  const terms = chosen.map((j) => ({ key: j, score: row[j], exponential: exponentials[j] }))
+  return {
+    ...a, lse: head.lse[query], terms, others: seen.length - terms.length,
+    rest: Math.max(0, a.rowSum - a.sink - terms.reduce((sum, t) => sum + t.exponential, 0)),
   }
 }
 

@@ -1,10 +1,12 @@
 // The state of a comparison: two sides, the second text and where it comes from, and what is asked about both.
+import { shows } from '../../parts/save'
 import { LONGEST, type Explorer } from '../../state/explorer.svelte'
 import { map } from '../../wire/attention'
 import * as wire from '../../wire/source'
 import type { Source } from '../../wire/source'
 import { axes, type Call, type Candidate, type Head, type Kind } from '../../wire/trace'
 import { common } from './align'
+import { shown } from './shown'
 import { compared, Without, type Comparison } from './similarity'
 import { WORDS } from './words'
 
@@ -40,7 +42,9 @@ export class Comparing {
   #read = ''                                         // what `other` was read for
   #texts = ''                                        // the two texts that the chosen tokens belong to
 
-  constructor(readonly explorer: Explorer) {}
+  constructor(readonly explorer: Explorer) {
+    shows(explorer, 'compare', () => shown(this))
+  }
 
   words = $derived.by(() => WORDS[this.explorer.language])
   alone = $derived.by(() => this.explorer.exported || this.explorer.shipped)

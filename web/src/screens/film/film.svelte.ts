@@ -1,9 +1,11 @@
 // The film: a text that the model goes on with, token by token, and a branch beside it. It stays while other screens are open.
+import { shows } from '../../parts/save'
 import { events } from '../../wire/events'
 import { json, open, post, ServerError, type Source } from '../../wire/source'
 import type { Candidate, Kind, Trace } from '../../wire/trace'
 import type { Explorer } from '../../state/explorer.svelte'
 import { chosen, OWN, said, sampled, type Choice, type Sampling } from './sampling'
+import { shown } from './shown'
 import { Strip, type Step, type Told } from './strip.svelte'
 
 export const COUNT = 16    // tokens that are written at a time
@@ -24,11 +26,13 @@ export class Film {
   error = $state('')
   readonly #explorer: Explorer
   #prompt: Source | null = null
+  #text = ''                   // of the prompt
   #running: AbortController | null = null
 
   constructor(explorer: Explorer) {
     this.#explorer = explorer
     addEventListener('pagehide', () => this.#close(explorer.source))
+    shows(explorer, 'film', () => shown(this, explorer.layer))
     const { more } = explorer, choice = chosen(more['film.by'])
     this.all = more['film.all'] === '1'
     this.sampling = sampled(more['film.sampling']) ?? OWN
@@ -68,6 +72,7 @@ export class Film {
     const { more } = this.#explorer, wanted = this.#prompt === null ? { ...more } : {}
     this.#close(source)
     this.#prompt = source
+    this.#text = this.#explorer.text
     this.strips = [new Strip(base(source.trace), wanted['film.by'] ? chosen(wanted['film.by']) : this.choice)]
     this.chosen = this.at = this.candidate = 0
     this.side = this.playing = false
@@ -155,7 +160,7 @@ export class Film {
 
   async #write(strip: Strip, written: number[]): Promise<void> {
     this.#running?.abort()
-    const running = (this.#running = new AbortController()), { text, model, to } = this.#explorer
+    const running = (this.#running = new AbortController()), { model, to } = this.#explorer, text = this.#text
     const { signal } = running
     this.writing = true
     this.error = ''
@@ -202,9 +207,16 @@ export class Film {
     const explorer = this.#explorer, before = explorer.source
     if (before === strip.source) return
     explorer.source = strip.source
+    this.name()
     explorer.cell = explorer.hover = null
     if (before && !this.strips.some((other) => other.source === before)) before.close()
     explorer.choose(explorer.layer, explorer.head)
+  }
+
+  // The address of the film has its prompt; other screens show all that was written, and theirs has that.
+  name(here = this.#explorer.screen === 'film'): void {
+    const { source } = this.#explorer, { text, translation } = source?.trace ?? { text: '', translation: null }
+    if (source && this.live && !translation && this.strips.some((strip) => strip.source === source)) this.#explorer.text = here ? this.#text : text
   }
 
   #close(but: Source | null): void {

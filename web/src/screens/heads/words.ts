@@ -8,7 +8,6 @@ const en = {
   own: 'this head',
   byStatistic: 'Heads by this number, highest first',
   byLayer: 'Heads by layer',
-  sort: 'sort',
 }
 
 const zh: typeof en = {
@@ -18,7 +17,6 @@ const zh: typeof en = {
   own: '这个头',
   byStatistic: '按此数从高到低排列',
   byLayer: '按层排列',
-  sort: '排序',
 }
 
 export const WORDS: Record<Language, typeof en> = { en, zh }

@@ -48,7 +48,7 @@ export class Looking {
   pool = $derived.by(() => this.#one<Pool>(POOLS, 'pool', 'max'))
   unit = $derived.by(() => this.#one<Unit>(UNITS, 'unit', 'token'))
   size = $derived<Size>({ queries: this.call?.queries ?? 1, keys: this.call?.keys ?? 1 })
-  levels = $derived(zooms(this.size))
+  levels = $derived([...new Set(zooms(this.size))])   // of four tokens there is one
   // Which of the four zooms is nearest to what is in view.
   level = $derived.by(() => {
     const tokens = Math.min(this.room.width, this.room.height) / this.settled.scale

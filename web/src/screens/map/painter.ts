@@ -1,18 +1,14 @@
 // Draws the map on a canvas. What is drawn again in every frame is only moved: tiles are pictures, texts are made once,
 // and nothing is allocated while one pans.
-import type { Theme } from '../../parts/palette'
-import { fixed } from '../../parts/numbers'
+import { FAMILY } from '../../parts/measure'
+import { fixed, thousands } from '../../parts/numbers'
+import { INKS, type Theme } from '../../parts/palette'
 import { ramp, shade, step, type Limits, type Pool, type Ramp, type Scale } from './shade'
 import type { Slot, Tiles } from './store'
 import type { Names } from './units'
 import { NUMBERS, side, ticks, unitAt, type Room, type View } from './view'
 
-const FONT = "Inter, 'PingFang SC', 'Noto Sans SC', 'Noto Sans CJK SC', 'Microsoft YaHei', system-ui, sans-serif"
 const MOST = 400   // tiles in one picture
-const INKS = {
-  light: { sunk: '#f4f2ec', masked: '#ece9e0', line: '#d3cfc3', ink: '#16181d', faint: '#6a7080', page: '#fbfaf7', q: '#1a45b0', k: '#b0132f' },
-  dark: { sunk: '#1b1f26', masked: '#12151a', line: '#363c47', ink: '#f1efe9', faint: '#8b909c', page: '#0f1115', q: '#5a9aff', k: '#ff6b76' },
-} satisfies Record<Theme, Record<string, string>>
 
 export interface Look { theme: Theme; pool: Pool; scale: Scale; limits: Limits; bucket: number }
 export interface Marks {
@@ -242,7 +238,7 @@ export class Painter {
     let found = this.#numbers.get(n)
     if (found === undefined) {
       if (this.#numbers.size > 5000) this.#numbers.clear()
-      this.#numbers.set(n, (found = n.toLocaleString('en')))
+      this.#numbers.set(n, (found = thousands(n)))
     }
     return found
   }
@@ -266,7 +262,7 @@ export class Painter {
   #tickNames: Names | null = null
 }
 
-const FONTS = { large: `500 12px ${FONT}`, small: `500 10px ${FONT}`, axis: `11px ${FONT}`, named: `12px ${FONT}` }
+const FONTS = { large: `500 12px ${FAMILY}`, small: `500 10px ${FAMILY}`, axis: `11px ${FAMILY}`, named: `12px ${FAMILY}` }
 const DASH = [3, 3]
 const SOLID: number[] = []
 

@@ -1,4 +1,5 @@
 // From weights to pixels. A scale changes colours and never a number.
+import { bisectRight } from 'd3-array'
 import { weight, type Theme } from '../../parts/palette'
 import type { Tile } from '../../wire/tiles'
 
@@ -49,17 +50,8 @@ export function largest(tile: Tile, pool: Pool, rows: [number, number], keys: [n
 }
 
 // The bucket that holds a token; -1 outside.
-export function bucketOf(edges: Int32Array, token: number): number {
-  const last = edges.length - 1
-  if (token < edges[0] || token >= edges[last]) return -1
-  let low = 0, high = last - 1
-  while (low < high) {
-    const middle = (low + high + 1) >> 1
-    if (edges[middle] <= token) low = middle
-    else high = middle - 1
-  }
-  return low
-}
+export const bucketOf = (edges: Int32Array, token: number): number =>
+  token < edges[0] || token >= edges[edges.length - 1] ? -1 : bisectRight(edges, token) - 1
 
 function touched(edges: Int32Array, [from, to]: [number, number]): [number, number] {
   const last = edges.length - 1

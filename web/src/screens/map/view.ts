@@ -1,4 +1,7 @@
 // Where one looks, as on a street map: the corner of what is in view, in tokens, and how large a token is.
+import { bisectRight } from 'd3-array'
+import { thousands } from '../../parts/numbers'
+
 export interface View { x: number; y: number; scale: number }   // key and query in the upper left corner; pixels a token
 export interface Room { width: number; height: number }          // of the window onto the map, in pixels
 export interface Size { queries: number; keys: number }
@@ -72,15 +75,7 @@ export function ticks(from: number, to: number, scale: number, room: number, sta
 }
 
 // The unit in which a token stands, of units that start at these tokens.
-export function unitAt(starts: Int32Array, token: number): number {
-  let low = 0, high = starts.length - 1
-  while (low < high) {
-    const middle = (low + high + 1) >> 1
-    if (starts[middle] <= token) low = middle
-    else high = middle - 1
-  }
-  return low
-}
+export const unitAt = (starts: Int32Array, token: number): number => Math.max(0, bisectRight(starts, token) - 1)
 
 // The four zooms from the whole map down to single cells: tokens across, each well below the one before.
 export function zooms(size: Size): number[] {
@@ -88,4 +83,4 @@ export function zooms(size: Size): number[] {
   return [whole, ...[8192, 512].filter((n) => n * 2 <= whole), Math.min(4, whole)]
 }
 
-export const sizeName = (tokens: number): string => (tokens >= 1024 && tokens % 1024 === 0 ? `${tokens / 1024}k` : tokens.toLocaleString('en'))
+export const sizeName = (tokens: number): string => (tokens >= 1024 && tokens % 1024 === 0 ? `${tokens / 1024}k` : thousands(tokens))

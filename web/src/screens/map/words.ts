@@ -1,7 +1,8 @@
 // The words of the map, in both languages.
+import { thousands } from '../../parts/numbers'
 import type { Language } from '../../state/words'
 
-const count = (n: number, one: string, many: string) => `${n.toLocaleString('en')} ${n === 1 ? one : many}`
+const count = (n: number, one: string, many: string) => `${thousands(n)} ${n === 1 ? one : many}`
 
 const en = {
   place: (layer: number, head: number) => `Layer ${layer} · Head ${head}`,
@@ -56,12 +57,6 @@ const en = {
   ahead: (n: number) => `${count(n, 'token', 'tokens')} ahead`,
   open: 'Write it out',
   close: 'Close',
-  sum: (n: number) => `Sum of ${n} products`,
-  scaled: 'scaled',
-  mask: 'mask',
-  rowOf: 'The largest exponentials of the row',
-  others: (n: string) => `the other ${n}`,
-  sink: 'learned sink',
   notKept: 'q and k of this layer were not kept; only the survey’s pooled map is there.',
 }
 
@@ -100,8 +95,8 @@ const zh: typeof en = {
   query: '查询',
   key: '键',
   unit: { token: (n) => `词元 ${n}`, word: (n) => `单词 ${n}`, line: (n) => `第 ${n} 行` },
-  earlier: (n) => `早 ${n.toLocaleString('en')} 个词元`,
-  later: (n) => `晚 ${n.toLocaleString('en')} 个词元`,
+  earlier: (n) => `早 ${thousands(n)} 个词元`,
+  later: (n) => `晚 ${thousands(n)} 个词元`,
   itself: '同一个词元',
   weight: '权重',
   largest: '最大权重',
@@ -114,16 +109,10 @@ const zh: typeof en = {
   spoken: (query, key, weight) => `查询 ${query}，键 ${key}，权重 ${weight}`,
   nothing: '点击一处，或选一条连线，就看到它的文字。',
   sentence: (query, key, share, far) => `“${query}”${far}看向“${key}”：${share}。`,
-  back: (n) => `向前隔着 ${n.toLocaleString('en')} 个词元`,
-  ahead: (n) => `向后隔着 ${n.toLocaleString('en')} 个词元`,
+  back: (n) => `向前隔着 ${thousands(n)} 个词元`,
+  ahead: (n) => `向后隔着 ${thousands(n)} 个词元`,
   open: '写出算式',
   close: '关闭',
-  sum: (n) => `${n} 个乘积之和`,
-  scaled: '缩放后',
-  mask: '遮盖',
-  rowOf: '该行最大的指数项',
-  others: (n) => `其余 ${n} 个`,
-  sink: '可学习的汇',
   notKept: '这一层的 q 与 k 没有保留；只有测绘时的汇总地图。',
 }
 

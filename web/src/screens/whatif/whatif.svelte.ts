@@ -1,4 +1,5 @@
 // What is changed, what that did to the prediction, and what muting each head would do.
+import { shows } from '../../parts/save'
 import type { Explorer } from '../../state/explorer.svelte'
 import type { Cell } from '../../state/hash'
 import { events } from '../../wire/events'
@@ -6,6 +7,7 @@ import { answer, json, open, post, ServerError, type Source } from '../../wire/s
 import { group, type Candidate, type Head } from '../../wire/trace'
 import { join, split, toggled, type Place } from './change'
 import type { Effect } from './ranks'
+import { shown } from './shown'
 
 export interface Shift { token: string; id: number; before: number; after: number; rank_before: number; rank_after: number }
 interface Pass { id: string; text: string; tokens: string[]; token: number }
@@ -57,7 +59,9 @@ export class Supposition {
   #counting: AbortController | null = null
   #looked = 0
 
-  constructor(private readonly explorer: Explorer) {}
+  constructor(private readonly explorer: Explorer) {
+    shows(explorer, 'whatif', () => shown(this, explorer.source!, explorer.calls[explorer.layer]))
+  }
 
   set(changes: string[]): void {
     this.explorer.more['whatif.changes'] = join(changes)
