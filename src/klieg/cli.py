@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from klieg import maps, serving, shell, supposing, translating
+from klieg import atlases, maps, serving, shell, supposing, translating
 from klieg.errors import KliegError
 from klieg.shell import Language
 
@@ -136,6 +136,7 @@ def _page(found: Trace) -> bytes:
 app.command("map")(maps.map_text)
 app.command()(maps.heads)
 app.command()(maps.zoom)
+app.command()(atlases.atlas)
 app.command()(supposing.whatif)
 app.command()(translating.translate)
 app.command()(translating.evaluate)

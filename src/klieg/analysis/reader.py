@@ -1,0 +1,152 @@
+"""A model that reads a corpus window by window and says what each of its heads does: one of Klieg's own, or any other
+of transformers, which is watched. Of a window nothing is kept but its scores.
+
+    reader = load("chat")
+    for ids in reader.windows(text, 256):
+        for heads, scores in reader.scores(ids, seed=0):
+            scores["previous"].weight       # (h,)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from klieg.analysis.behaviour import ROWS, Meter, Score, Text
+from klieg.encoders import Bert
+from klieg.errors import KliegError
+from klieg.kernels import survey
+from klieg.models import Decoder, find
+from klieg.models import load as load_own
+from klieg.seq2seq import Marian
+from klieg.tokenizers import Tokenizer
+from klieg.trace import Call
+
+if TYPE_CHECKING:
+    from klieg.foreign import Foreign
+    from klieg.layers import Observation
+
+SHORTEST = 8        # tokens of a window, its marks among them
+USUAL = 256         # tokens of a window unless the model has fewer positions
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads of one layer."""
+
+    layer: int
+    kind: str
+    heads: int
+    kv_heads: int
+
+    def group(self, head: int) -> int:
+        """The key/value head that a query head reads."""
+        return head * self.kv_heads // self.heads
+
+
+class Reader:
+    """A model with its tokenizer; `name` is what it is called, `fingerprint` what it is known by."""
+
+    def __init__(self, model: Decoder | Bert | Foreign, tokenizer: Tokenizer, name: str, fingerprint: str = "") -> None:
+        self.name, self.fingerprint, self._model, self._tokenizer = name, fingerprint, model, tokenizer
+        self.positions: int | None = model.positions
+        self._opening = tokenizer.encode("")
+        self._closing = [] if isinstance(model, Decoder) else tokenizer.closing
+        self._marks: dict[int, bool] = {}
+
+    def window(self, asked: int | None) -> int:
+        """Tokens of a window: those that were asked for, else the usual; KliegError if the model cannot read so many."""
+        most = self.positions or asked or USUAL
+        found = min(USUAL, most) if asked is None else asked
+        if not SHORTEST <= found <= most:
+            raise KliegError(f"a window of {found} tokens was asked for; {self.name!r} reads windows of {SHORTEST} to {most}.")
+        return found
+
+    def windows(self, text: str, window: int) -> Iterator[list[int]]:
+        """A text in windows of so many tokens, each between the tokenizer's own marks; the last is what is left."""
+        body = self._tokenizer.encode(text, bos=False)
+        room = window - len(self._opening) - len(self._closing)
+        if room < 1:
+            raise KliegError(f"a window of {window} tokens has no room beside the {len(self._opening) + len(self._closing)} "
+                             f"marks of {self.name!r}; choose a wider one with --window.")
+        for start in range(0, max(len(body), 1), room):
+            yield [*self._opening, *body[start:start + room], *self._closing]
+
+    @torch.no_grad()
+    def scores(self, ids: Sequence[int], seed: int = 0) -> list[tuple[Heads, dict[str, Score]]]:
+        """What every head of every layer does in one window. The seed is that of `positional`'s shuffle."""
+        text = Text(torch.tensor(ids), torch.tensor([self._is_mark(id) for id in ids]))
+        meter, found = Meter(text, torch.Generator().manual_seed(seed)), []
+
+        def hear(call: Call) -> None:
+            if call.queries == call.keys == len(ids):
+                heads = Heads(call.layer, call.kind, call.heads, call.kv_heads)
+                found.append((heads, meter.read(call)))
+
+        if isinstance(self._model, Decoder | Bert):
+            self._model.hidden(torch.tensor([list(ids)]), observe=lambda seen: hear(_call(seen)))
+        else:
+            from klieg.watch import watch
+            with watch(self._model.model, top=0, map=0, bins=1) as seen:
+                self._model.run(list(ids))
+            for call in seen.calls:
+                hear(call)
+        if not found:
+            raise KliegError(f"{self.name!r} has no layer that attends from a text to itself; there are no heads to score.")
+        return found
+
+    def _is_mark(self, id: int) -> bool:
+        if id not in self._marks:
+            self._marks[id] = punctuates(self._tokenizer.token_bytes(id))
+        return self._marks[id]
+
+
+def _call(seen: Observation) -> Call:
+    """What an observer of one of Klieg's own models is told, with its survey."""
+    found = seen.attention
+    kept = survey(seen.q, seen.k, found.lse, seen.mask, ROWS, scale=seen.scale)
+    return Call(seen.layer, seen.kind, seen.q, seen.k, seen.v, found.lse, found.output, seen.mask, seen.scale, found.kernel,
+                survey=kept)
+
+
+def punctuates(token: bytes | str) -> bool:
+    """Whether a token is a mark of the tokenizer, a line break, or nothing but punctuation of any writing."""
+    if isinstance(token, str):
+        return True
+    text = token.decode("utf-8", "replace")
+    return all(unicodedata.category(c).startswith("P") for c in text.strip()) if text.strip() else "\n" in text
+
+
+def load(name: str) -> Reader:
+    """A bundled name, a folder or a Hugging Face id. What is of Klieg's shapes is Klieg's own; any other is watched."""
+    from klieg import foreign
+
+    folder = find(name)
+    model: Any
+    try:
+        model, tokenizer = load_own(name)
+    except KliegError as own:
+        try:
+            model = foreign.load(name)
+        except KliegError as other:
+            raise other from own
+        tokenizer = model.tokenizer
+    if isinstance(model, Marian):
+        raise KliegError(f"{name!r} is a translator, and a corpus has no translations beside its texts; the atlas is of models "
+                         "that read one text.")
+    return Reader(model, tokenizer, name, _fingerprint(folder))
+
+
+def _fingerprint(folder: Path) -> str:
+    """By which the same model is known again: every byte of its config, its tokenizer and its weights."""
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", folder / "tokenizer.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,151 @@
+"""An atlas on paper and in a terminal: every head in one picture by one score, the highest heads of each score, and the
+heads that differ most between two atlases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from rich.table import Table
+
+from klieg.errors import KliegError
+from klieg.views.glyphs import safe, width
+from klieg.views.heads import SIDE, _band, _bands, _name, _ramp, figure
+from klieg.views.heatmap import reach
+from klieg.views.palette import LIGHT, Theme
+from klieg.views.picture import FAINT, INK, PAPER, Mark, Picture, Ramp, Span, Text
+from klieg.views.words import say
+
+WORDS = {
+    "previous": ("Weight on the token before", "落在前一个词元上的权重"),
+    "next": ("Weight on the token after", "落在后一个词元上的权重"),
+    "own": ("Weight on the token itself", "落在自身上的权重"),
+    "first": ("Weight on the first token", "落在首词上的权重"),
+    "duplicate": ("Weight on earlier tokens that are the same", "落在前文相同词元上的权重"),
+    "induction": ("Induction: weight on what came after the same token earlier",
+                  "归纳：落在前文相同词元的后一个词元上的权重"),
+    "copy": ("Weight on earlier tokens that are the same as the next", "落在前文与下一词元相同的词元上的权重"),
+    "marks": ("Weight on earlier punctuation", "落在前文标点上的权重"),
+    "positional": ("Share of the pattern that distance alone explains", "注意力中仅由距离决定的份额"),
+    "entropy": ("Entropy: how spread a head looks", "熵：一个头看得多分散"),
+    "distance": ("Distance: how far away a head looks", "距离：一个头看得多远"),
+    "sharpest": ("Largest weight of a row", "每行最大的权重"),
+    "score": ("score", "指标"), "head": ("head", "头"), "mean": ("mean", "均值"),
+    "interval": ("95 % interval", "95% 置信区间"),
+    "chance": ("chance", "随机基线"), "texts": ("texts", "文本数"), "by": ("difference", "差"),
+    "read": ("{tokens:,} tokens in {windows:,} texts", "{windows:,} 段文本，共 {tokens:,} 个词元"),
+    "more": ("; the corpus goes on", "；语料还没有读完"),
+    "left junk": ("left out: {count:,} pieces that are no UTF-8 text", "略过：{count:,} 段不是 UTF-8 的内容"),
+    "left broken": ('left out: {count:,} lines that are no JSON object with a "text"',
+                    '略过：{count:,} 行不是带有 "text" 的 JSON'),
+    "left empty": ("left out: {count:,} empty documents", "略过：{count:,} 篇空文档"),
+    "left short": ("left out: {count:,} texts of fewer than {shortest} tokens",
+                   "略过：{count:,} 段不足 {shortest} 个词元的文本"),
+}
+
+
+class Row(Protocol):
+    """The heads of a layer."""
+
+    layer: int
+    kind: str
+    heads: int
+    kv_heads: int
+
+    def group(self, head: int) -> int: ...
+
+
+class Line(Protocol):
+    """One score of one head."""
+
+    score: str
+    layer: int
+    head: int
+    mean: float
+    low: float
+    high: float
+    chance: float
+    texts: int
+
+
+class Difference(Protocol):
+    """One score of one head in two atlases."""
+
+    a: Line
+    b: Line
+    by: float
+    low: float
+    high: float
+
+
+def word(key: str, language: str, /, **values: object) -> str:
+    """One phrase of an atlas with its names filled in."""
+    return WORDS[key][language == "zh"].format(**values)
+
+
+def grid(model: str, score: str, unit: str, rows: Sequence[Row], values: list[list[float]], theme: Theme = LIGHT, *,
+         language: str = "en") -> Picture:
+    """Layers x heads, coloured by the mean of one score (its unit: share, nats or tokens) from the least to the largest."""
+    if any(math.isnan(value) for line in values for value in line):
+        raise KliegError(f"not every head has the score {score!r}, and a picture of it would have holes; choose another with "
+                         "--by.")
+    ramp, names = _ramp(values), [_name(row, language) for row in rows]                 # type: ignore[arg-type]
+    step, gap, line = SIDE, 10.0, SIDE + 10
+    gutter = (max(map(width, names)) + 2) * PAPER.char
+    marks: list[Mark] = [Text(0, 0, (Span(word(score, language), INK, bold=True),
+                                     Span(f"   {say(f'in {unit}', language)}", FAINT)), size=16)]
+    y = PAPER.line * 1.8
+    for band in _bands(rows, step, gap, 1000 - gutter):                                 # type: ignore[arg-type]
+        y = _band(marks, rows, band, values, names, ramp, unit, (gutter, step, gap, line, y), PAPER, language)  # type: ignore
+    marks.append(Ramp(0, y + 4, 160, 8, ramp.ramp, figure(ramp.low, unit), figure(ramp.high, unit)))
+    return Picture(max(reach(mark, PAPER) for mark in marks), y + PAPER.line, tuple(marks),
+                   safe(f"{model}: {word(score, language)}"), theme, PAPER)
+
+
+def highest(lines: Iterable[Line], language: str) -> Table:
+    """Heads with their scores, a line each; the name of a score stands at the first of its heads."""
+    table = _table(("score", "head", "mean", "interval", "chance", "texts"), language)
+    last = None
+    for line in lines:
+        table.add_row(line.score if line.score != last else "", f"{line.layer}.{line.head}", _number(line.mean),
+                      _interval(line.low, line.high), _number(line.chance), f"{line.texts:,}")
+        last = line.score
+    return table
+
+
+def differences(found: Iterable[Difference], names: tuple[str, str], language: str) -> Table:
+    """Heads with their scores in two atlases, a line each."""
+    table = _table(("score", "head"), language)
+    for name in (safe(names[0]), word("interval", language), safe(names[1]), word("interval", language), word("by", language),
+                 word("interval", language)):
+        table.add_column(name, justify="right", overflow="fold")
+    last = None
+    for one in found:
+        table.add_row(one.a.score if one.a.score != last else "", f"{one.a.layer}.{one.a.head}", _number(one.a.mean),
+                      _interval(one.a.low, one.a.high), _number(one.b.mean), _interval(one.b.low, one.b.high),
+                      f"{one.by:+.3f}", _interval(one.low, one.high))
+        last = one.a.score
+    return table
+
+
+def left_out(counts: Mapping[str, int], shortest: int, language: str) -> list[str]:
+    """What of a corpus was not counted, a line for each reason."""
+    return [word(f"left {fault}", language, count=counts[fault], shortest=shortest)
+            for fault in ("junk", "broken", "empty", "short") if counts.get(fault)]
+
+
+def _table(columns: Iterable[str], language: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(word(column, language), justify="left" if column in ("score", "head") else "right")
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "—" if math.isnan(low) else f"{low:.3f} … {high:.3f}"

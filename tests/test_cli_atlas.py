@@ -1,0 +1,153 @@
+"""klieg atlas: what it writes and shows, how it goes on, and one line for every mistake, with what was read kept."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from test_cli import here, refused, run, tiny  # noqa: F401
+
+from klieg.analysis.atlas import SCORES, Atlas
+
+TEXT = "I love you and the cat loves the moon. The moon and the cat love you, and you love the moon. "
+
+
+@pytest.fixture
+def corpus(here: Path) -> Path:  # noqa: F811
+    """Documents of one to nine sentences."""
+    path = here / "corpus.txt"
+    path.write_text("\n\n".join(TEXT * n for n in range(1, 10)), "utf-8")
+    return path
+
+
+def atlas(folder: str = "out") -> Atlas:
+    return Atlas.load(Path(folder) / "atlas.safetensors")
+
+
+def test_an_atlas_is_written_and_shown(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    ran = run("atlas", tiny, corpus, "-o", "out")
+    assert ran.status == 0, ran.err
+    assert sorted(path.name for path in Path("out").iterdir()) == ["atlas.csv", "atlas.safetensors", "atlas.svg"]
+    found = atlas()
+    assert f"{found.counts['tokens']:,} tokens in {found.counts['windows']} texts\n" in ran.err and found.whole
+    assert found.window == 64 and "wrote out/atlas.csv\nwrote out/atlas.svg\nwrote out/atlas.safetensors\n" in ran.err
+    lines = list(csv.DictReader(Path("out/atlas.csv").read_text("utf-8").splitlines()))
+    assert {line["score"] for line in lines} == {score for score in SCORES if found.has(score)} >= {"induction", "entropy"}
+    svg = Path("out/atlas.svg").read_text("utf-8")
+    assert ElementTree.fromstring(svg).tag.endswith("svg") and "Induction" in svg
+    shown = [line.split() for line in ran.text.splitlines()]
+    best = found.table("induction")[:3]
+    start = next(n for n, words in enumerate(shown) if words[0] == "induction")
+    rows = [shown[start][1:], shown[start + 1], shown[start + 2]]
+    for words, line in zip(rows, best, strict=True):
+        assert words == [f"{line.layer}.{line.head}", f"{line.mean:.3f}", f"{line.low:.3f}", "…", f"{line.high:.3f}",
+                         f"{line.chance:.3f}", str(line.texts)]
+
+
+def test_it_goes_on_and_says_when_it_is_done(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    first = run("atlas", tiny, corpus, "-o", "out", "--tokens", "150", "--by", "positional", "--lang", "zh")
+    assert first.status == 0 and "语料还没有读完" in first.err and "指标" in first.text
+    assert "距离" in Path("out/atlas.svg").read_text("utf-8") and 150 <= atlas().counts["tokens"] < 214
+    assert "nothing is left to read" in run("atlas", tiny, corpus, "-o", "out", "--tokens", "150").err
+    more = run("atlas", tiny, corpus, "-o", "out")
+    assert "going on after 1" in more.err and atlas().whole
+    again = run("atlas", tiny, corpus, "-o", "out")
+    assert "nothing is left to read" in again.err and again.out == more.out
+    run("atlas", tiny, corpus, "-o", "other")
+    assert all(torch.equal(x, atlas("other").sums[name]) for name, x in atlas().sums.items())
+
+
+def test_two_atlases_are_compared(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    assert run("atlas", tiny, corpus, "-o", "a", "--tokens", "300").status == 0
+    corpus.write_text(TEXT.upper() * 20, "utf-8")
+    assert run("atlas", tiny, corpus, "-o", "b", "--window", "32").status == 0
+    ran = run("atlas", "--compare", "a", "b", COLUMNS="160")
+    assert (ran.status, ran.err) == (0, "") and "difference" in ran.text
+    one = run("atlas", "--compare", "a", "b", "--by", "previous", COLUMNS="160")
+    rows = [line.split() for line in one.text.splitlines()[1:]]
+    assert rows[0][0] == "previous" and len(rows) == 3
+    layer, head = map(int, rows[0][1].split("."))
+    means = [next(line.mean for line in atlas(name).table("previous") if (line.layer, line.head) == (layer, head))
+             for name in "ab"]
+    assert f"{means[0]:.3f}" in rows[0] and f"{means[1]:.3f}" in rows[0] and f"{means[1] - means[0]:+.3f}" in rows[0]
+
+
+@pytest.mark.parametrize("body,said", [(b"", "no text of 8 tokens.*it is empty"), (b"\n\n\f\n", "it is empty"),
+                                       (os.urandom(3000).replace(b"\n", b"\0") + b"\0\xff", "pieces that are no UTF-8 text"),
+                                       (b"I", "texts of fewer than 8 tokens")], ids=["empty", "blank", "junk", "short"])
+def test_a_corpus_without_text_is_one_line_and_leaves_nothing(body: bytes, said: str, corpus: Path, tiny: Path) -> None:  # noqa: F811
+    corpus.write_bytes(body)
+    refused(run("atlas", tiny, corpus, "-o", "out"), said)
+    assert not Path("out").exists()
+
+
+def test_mistakes_are_one_line(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    refused(run("atlas", tiny, "none.txt", "-o", "out"), "no corpus in 'none.txt'")
+    refused(run("atlas", "chta", corpus, "-o", "out"), "Did you mean 'chat'")
+    refused(run("atlas", tiny, corpus), "-o atlas")
+    refused(run("atlas", tiny, corpus, "-o", corpus), "corpus.txt")
+    refused(run("atlas", tiny, corpus, "-o", "out", "--by", "inductoin"), "must be one of previous")
+    refused(run("atlas", tiny, corpus, "-o", "out", "--window", "65"), "windows of 8 to 64")
+    refused(run("atlas", "--compare", "a", "b"), "no atlas in a")
+    refused(run("atlas", "--compare", "a", "b", "-o", "out"), "leave --out away")
+    refused(run("atlas", tiny, corpus, "-o", "out", "--by", "next"), "no text had anything of 'next'")
+    refused(run("atlas", "chat", corpus, "-o", "out"), "atlas of another model than 'chat'")
+    corpus.write_text(TEXT, "utf-8")
+    refused(run("atlas", tiny, corpus, "-o", "out"), "atlas of another corpus")
+    packed = corpus.with_suffix(".txt.gz")
+    packed.write_bytes(gzip.compress(TEXT.encode())[:-9])
+    refused(run("atlas", tiny, packed, "-o", "new"), "damaged")
+    assert not Path("new").exists()
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    saved, usual = [], Path.write_bytes
+
+    def full(self: Path, body: bytes) -> int:
+        if self.suffix == ".safetensors":
+            saved.append(self)
+            if len(saved) == 2:
+                usual(self, body[:100])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return usual(self, body)
+
+    with patch.object(Path, "write_bytes", full), patch("klieg.analysis.atlas.gather.__defaults__", (None, None, 2, None)):
+        ran = run("atlas", tiny, corpus, "-o", "out")
+    refused(ran, "no space left on device.*atlas.safetensors has what was saved last")
+    kept = atlas()
+    assert kept.counts["windows"] >= 2 and not kept.whole
+    assert run("atlas", tiny, corpus, "-o", "out").status == 0
+    assert run("atlas", tiny, corpus, "-o", "other").status == 0
+    assert all(torch.equal(x, atlas("other").sums[name]) for name, x in atlas().sums.items())
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_it_counts_everything_once(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    corpus.write_text("\n\n".join(TEXT * (1 + n % 9) for n in range(300)), "utf-8")
+    command = [sys.executable, "-m", "klieg", "atlas", str(tiny), str(corpus), "-o"]
+    for seconds in (0.2, 0.7, 1.5):
+        process = subprocess.Popen([*command, "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        while not Path("killed/atlas.safetensors").exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = atlas("killed")
+    assert before.counts["windows"] > 0
+    subprocess.run([*command, "killed"], check=True, capture_output=True)
+    subprocess.run([*command, "whole"], check=True, capture_output=True)
+    killed, whole = atlas("killed"), atlas("whole")
+    assert killed.whole and killed.counts == whole.counts
+    assert all(torch.equal(x, whole.sums[name]) for name, x in killed.sums.items())
