@@ -55,6 +55,7 @@ def strips(numbers: Numbers, look: Look) -> None:
         numbers.colours(f"{css} canvas", 0, {(x, y): oracle.role(hue, float(vector[index] / vector.abs().max()))})
         page.mouse.move(5, 5)
         page.wait_for_selector("[role=tooltip]", state="detached")
+        page.locator(css).evaluate("strip => strip.scrollIntoView({ block: 'center' })")     # the player covers what is below
         page.locator(css).hover(position={"x": x, "y": y})
         page.wait_for_selector("[role=tooltip]")
         lines = [*follows(look, name, row, index), *([[0, after - first]] if after - first > 1 else [])]   # a line of several
