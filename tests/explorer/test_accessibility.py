@@ -136,7 +136,7 @@ def test_tab_goes_through_everything_and_is_seen(page, address: str) -> None:
                 && !(e.type === 'radio' && !e.checked && document.querySelector(`[name="${e.name}"]:checked`))).length""")
         page.evaluate(STOPS)
         stops: list = []
-        while len(stops) < 300 and (len(stops) < 2 or not stops[-1][2]):     # until it begins again
+        while len(stops) < 300 and not any(again for *_, again in stops[1:]):
             for _ in range(10):
                 page.keyboard.press("Tab")
             stops = page.evaluate("stops")
