@@ -158,6 +158,7 @@ def test_coverage_is_what_the_last_layers_heads_looked_at(taught: Marian) -> Non
     """Wu et al. 2016, equation 14, from the softmax of one pass over the whole target."""
     model, sources, options = taught, sources_of([6, 2], 30), Search(beam=4, best=4, alpha=0.7, beta=0.3)
     layer = model.model.decoder.layers[-1].encoder_attn
+    found = []
     for source, best in zip(sources, search(model, sources, options), strict=True):
         assert len(best) == 4
         for h in best:
@@ -170,9 +171,10 @@ def test_coverage_is_what_the_last_layers_heads_looked_at(taught: Marian) -> Non
             q, k = (x[0].double().unflatten(-1, (4, 8)).transpose(0, 1) for x in (entered[0], layer.k_proj(memory.hidden)))
             looked = (q @ k.transpose(1, 2) / math.sqrt(8)).softmax(-1).mean(0).sum(0)     # (source,)
             coverage = 0.3 * looked.clamp(max=1).log().sum().item()
-            assert coverage < -1e-3
+            found.append(coverage)
             expected = forced(model, source, h.ids) / ((5 + len(h.ids) + 1) / 6) ** 0.7 + coverage
             assert h.score == pytest.approx(expected, abs=1e-4)
+    assert min(found) < -1e-3
 
 
 @pytest.mark.parametrize("width", [1, 5])

@@ -24,24 +24,25 @@ def browser() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        flags = ["--no-sandbox", "--disable-gpu", "--process-per-site"]
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield found
         found.close()
 
 
 @pytest.fixture(scope="module")
-def window(browser) -> Iterator:
-    """A browser of their own for the tests of a file."""
+def window(browser, served) -> Iterator:
+    """A browser of their own for the tests of a file. Its first page is not theirs: it keeps the process of the others."""
     context = browser.new_context(viewport=WIDE, locale="en", reduced_motion="reduce")
+    context.new_page().goto(served(Desk({})) + "api/models")
     yield context
     context.close()
 
 
 @pytest.fixture
-def page(window, served) -> Iterator:
-    """A page of 1440 x 900, blank before each test and after it, while its server is still there; an error in its console fails
-    the test."""
-    found, said = window.pages[0] if window.pages else window.new_page(), []
+def page(window) -> Iterator:
+    """A page of 1440 x 900, blank before each test and after it; an error in its console fails the test."""
+    found, said = window.pages[1] if window.pages[1:] else window.new_page(), []
     errors = {"pageerror": lambda error: said.append(str(error)),
               "console": lambda message: said.append(message.text) if message.type == "error" else None}
     for event, heard in errors.items():

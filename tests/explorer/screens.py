@@ -18,7 +18,8 @@ def registered(page) -> list[str]:
 
 def drawn(page, address: str) -> None:
     """Open an address, and wait until its screen is drawn and nothing is computed any more."""
-    page.goto("about:blank")
+    if page.url != "about:blank":
+        page.goto("about:blank")
     page.goto(address)
     settled(page)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 from made import made, translated
 from PIL import Image
-from screens import CHAT, TEXT, asking, drawn, quiet, registered, settled, until
+from screens import CHAT, TEXT, asking, drawn, quiet, registered, settled, turned, until
 from starlette.testclient import TestClient
 
 from klieg.explorer import exports
@@ -122,10 +122,10 @@ def test_a_link_is_copied_and_opens_the_same_view(page, served) -> None:
 
 def test_every_screen_is_the_same_after_a_reload(page, served) -> None:
     asked = asking(page)
-    address = served(Desk({"chat": CHAT})) + f"#lang=en&text={TEXT}&layer=3&head=5&cell=4.2&theme=dark&scale=log&screen="
+    address = served(Desk({"chat": CHAT})) + f"#lang=en&text={TEXT}&layer=3&head=5&cell=4.2&theme=dark&scale=log"
     drawn(page, address)
-    for screen in registered(page):
-        drawn(page, address + screen)
+    for screen in sorted(registered(page), key="film".__eq__):     # the film last: after it all show what it wrote
+        turned(page, screen)
         said, link = quiet(page, asked), page.url
         page.reload()
         settled(page)

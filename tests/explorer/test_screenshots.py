@@ -58,6 +58,7 @@ def test_they_are_small() -> None:
         assert path.stat().st_size < 150_000, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("screen", "style"), [("heads", "canvas { filter: brightness(1.25) }"),
                                                ("walk", ".card { opacity: 0 }")])
 def test_another_ramp_or_a_missing_panel_is_seen(browser, address: str, docs: ModuleType, screen: str, style: str) -> None:

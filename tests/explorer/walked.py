@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import oracle
-from screens import drawn
+from screens import drawn, settled
 from shown import Entry, Numbers
 from torch import Tensor
 from wanted import Look, card, cells, likely, limit, ramp, sealed
@@ -55,8 +55,10 @@ def strips(numbers: Numbers, look: Look) -> None:
         numbers.colours(f"{css} canvas", 0, {(x, y): oracle.role(hue, float(vector[index] / vector.abs().max()))})
         page.mouse.move(5, 5)
         page.wait_for_selector("[role=tooltip]", state="detached")
-        page.locator(css).evaluate("strip => strip.scrollIntoView({ block: 'center' })")     # the player covers what is below
-        page.locator(css).hover(position={"x": x, "y": y})
+        page.locator(css).evaluate("e => e.scrollIntoView({ block: 'center' })")     # a page that scrolls shows none
+        settled(page)
+        box = page.locator(css).bounding_box()
+        page.mouse.move(box["x"] + x, box["y"] + y)
         page.wait_for_selector("[role=tooltip]")
         lines = [*follows(look, name, row, index), *([[0, after - first]] if after - first > 1 else [])]   # a line of several
         numbers.claim({"[role=tooltip] p:first-child": [Entry([index, float(vector[index])])],

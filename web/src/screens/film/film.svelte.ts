@@ -208,7 +208,7 @@ export class Film {
     if (before === strip.source) return
     explorer.source = strip.source
     this.name()
-    explorer.cell = explorer.hover = null
+    explorer.cell = explorer.hover = explorer.opened = null
     if (before && !this.strips.some((other) => other.source === before)) before.close()
     explorer.choose(explorer.layer, explorer.head)
   }
