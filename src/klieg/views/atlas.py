@@ -12,7 +12,7 @@ from rich.table import Table
 
 from klieg.errors import KliegError
 from klieg.views.glyphs import safe, width
-from klieg.views.heads import SIDE, _band, _bands, _name, _ramp, figure
+from klieg.views.heads import SIDE, Row, band_of, bands, figure, ramp_of, row_name
 from klieg.views.heatmap import reach
 from klieg.views.palette import LIGHT, Theme
 from klieg.views.picture import FAINT, INK, PAPER, Mark, Picture, Ramp, Span, Text
@@ -44,17 +44,6 @@ WORDS = {
     "left short": ("left out: {count:,} texts of fewer than {shortest} tokens",
                    "略过：{count:,} 段不足 {shortest} 个词元的文本"),
 }
-
-
-class Row(Protocol):
-    """The heads of a layer."""
-
-    layer: int
-    kind: str
-    heads: int
-    kv_heads: int
-
-    def group(self, head: int) -> int: ...
 
 
 class Line(Protocol):
@@ -91,14 +80,14 @@ def grid(model: str, score: str, unit: str, rows: Sequence[Row], values: list[li
     if any(math.isnan(value) for line in values for value in line):
         raise KliegError(f"not every head has the score {score!r}, and a picture of it would have holes; choose another with "
                          "--by.")
-    ramp, names = _ramp(values), [_name(row, language) for row in rows]                 # type: ignore[arg-type]
+    ramp, names = ramp_of(values), [row_name(row, language) for row in rows]
     step, gap, line = SIDE, 10.0, SIDE + 10
     gutter = (max(map(width, names)) + 2) * PAPER.char
     marks: list[Mark] = [Text(0, 0, (Span(word(score, language), INK, bold=True),
                                      Span(f"   {say(f'in {unit}', language)}", FAINT)), size=16)]
     y = PAPER.line * 1.8
-    for band in _bands(rows, step, gap, 1000 - gutter):                                 # type: ignore[arg-type]
-        y = _band(marks, rows, band, values, names, ramp, unit, (gutter, step, gap, line, y), PAPER, language)  # type: ignore
+    for band in bands(rows, step, gap, 1000 - gutter):
+        y = band_of(marks, rows, band, values, names, ramp, unit, (gutter, step, gap, line, y), PAPER, language)
     marks.append(Ramp(0, y + 4, 160, 8, ramp.ramp, figure(ramp.low, unit), figure(ramp.high, unit)))
     return Picture(max(reach(mark, PAPER) for mark in marks), y + PAPER.line, tuple(marks),
                    safe(f"{model}: {word(score, language)}"), theme, PAPER)

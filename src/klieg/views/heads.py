@@ -7,6 +7,7 @@ a line each head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from klieg.trace import Call, Trace
 from klieg.views.glyphs import safe, width
@@ -21,6 +22,18 @@ SIDE = 38.0       # CSS pixels of a head's cell
 DIGITS = 8        # columns of a cell in a terminal
 
 
+class Row(Protocol):
+    """The heads of a layer: a call of attention has them, and an atlas."""
+
+    @property
+    def layer(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def heads(self) -> int: ...
+    def group(self, head: int) -> int: ...
+
+
 def grid(trace: Trace, by: str = "entropy", theme: Theme = LIGHT, *, medium: Medium = PAPER, room: float | None = None,
          language: str = "en") -> Picture:
     """Layers x heads, coloured by one statistic from its least to its largest value.
@@ -29,16 +42,16 @@ def grid(trace: Trace, by: str = "entropy", theme: Theme = LIGHT, *, medium: Med
     """
     known, paper = statistic(by), medium is PAPER
     values = [measured(call, by) for call in trace.calls]
-    ramp = _ramp(values)
-    names = [_name(call, language) for call in trace.calls]
+    ramp = ramp_of(values)
+    names = [row_name(call, language) for call in trace.calls]
     gutter = (max(map(width, names)) + 2) * medium.char
     step, gap, line = (SIDE, 10.0, SIDE + 10) if paper else (DIGITS, 1, 1)
     room = room or (1000 if paper else 100)
     title = (Span(say(f"by {by}", language), INK, bold=True), Span(f"   {_unit(by, language)}", FAINT))
     marks: list[Mark] = [Text(0, 0, title, size=16 if paper else 13)]
     y = medium.line * (1.8 if paper else 1)
-    for band in _bands(trace.calls, step, gap, room - gutter):
-        y = _band(marks, trace.calls, band, values, names, ramp, known.unit, (gutter, step, gap, line, y), medium, language)
+    for band in bands(trace.calls, step, gap, room - gutter):
+        y = band_of(marks, trace.calls, band, values, names, ramp, known.unit, (gutter, step, gap, line, y), medium, language)
     low, high = (figure(n, known.unit) for n in (ramp.low, ramp.high))
     marks.append(Ramp(gutter if not paper else 0, y + (4 if paper else 0), 160 if paper else 12, 8 if paper else 1,
                       ramp.ramp, low, high))
@@ -53,8 +66,8 @@ def table(trace: Trace, theme: Theme = LIGHT, *, medium: Medium = PAPER, languag
     paper = medium is PAPER
     wide, high = (92.0, 24.0) if paper else (11, 1)
     measures = {name: [measured(call, name) for call in trace.calls] for name in STATISTICS}
-    ramps = {name: _ramp(found) for name, found in measures.items()}
-    names = [_name(call, language) for call in trace.calls]
+    ramps = {name: ramp_of(found) for name, found in measures.items()}
+    names = [row_name(call, language) for call in trace.calls]
     heads = [say("head", language, head=head) for head in range(max(call.heads for call in trace.calls))]
     middle = (max(map(width, names)) + 2) * medium.char
     gutter = middle + (max(map(width, heads)) + 2) * medium.char
@@ -88,7 +101,7 @@ def figure(value: float, unit: str) -> str:
     return f"{value / 1000:.1f}k" if value >= 9999.5 else f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
 
 
-def _band(marks: list[Mark], calls: Sequence[Call], band: list[int], values: list[list[float]], names: list[str],
+def band_of(marks: list[Mark], calls: Sequence[Row], band: list[int], values: list[list[float]], names: list[str],
           ramp: Scale, unit: str, layout: tuple[float, ...], medium: Medium, language: str) -> float:
     """Some heads of every layer; returns where the next band starts."""
     gutter, step, gap, line, y = layout
@@ -141,12 +154,12 @@ def _runs(calls: Sequence[Call], band: list[int]) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(band)], strict=True))
 
 
-def _group(calls: Sequence[Call], head: int) -> int:
+def _group(calls: Sequence[Row], head: int) -> int:
     """The K/V group of a head in the layer with the most heads."""
     return max(calls, key=lambda call: call.heads).group(head)
 
 
-def _bands(calls: Sequence[Call], step: float, gap: float, room: float) -> list[list[int]]:
+def bands(calls: Sequence[Row], step: float, gap: float, room: float) -> list[list[int]]:
     """Heads in bands that fit the room: whole groups, which are broken only where one is wider than that."""
     most = max(int((room + gap) // (step + gap)), 1)
     bands: list[list[int]] = [[]]
@@ -171,14 +184,14 @@ def _cell(box: tuple[float, float, float, float], value: float, ramp: Scale, uni
     return Cell(*box, value, Paint(ramp.ramp, ramp.at(value)), digits, f"{name}, {value:.6g}")
 
 
-def _ramp(values: list[list[float]]) -> Scale:
+def ramp_of(values: list[list[float]]) -> Scale:
     """From the least to the largest value; where all are equal, the ramp's foot."""
     every = [value for line in values for value in line]
     low, high = min(every), max(every)
     return Scale("statistic", low, high if high > low else low + 1.0)
 
 
-def _name(call: Call, language: str) -> str:
+def row_name(call: Row, language: str) -> str:
     kind = "" if call.kind == "self" else f" {say(call.kind, language)}"
     return say("layer", language, layer=call.layer) + kind
 
