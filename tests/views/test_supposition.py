@@ -5,28 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from test_difference import Effect, Shift
+
 from klieg.trace import Trace
 from klieg.views import png, svg
 from klieg.views.palette import DARK
 from klieg.views.supposition import Supposition, numbers, page
-
-
-@dataclass
-class Shift:
-    token: str
-    before: float
-    after: float
-    rank_before: int
-    rank_after: int
-
-
-@dataclass
-class Effect:
-    layer: int
-    head: int
-    divergence: float
-    change: float
-    kind: str = "self"
 
 
 @dataclass(eq=False)
