@@ -53,13 +53,17 @@ class _TokenLoss(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        # Memory that is fresh for every chunk costs more than the products: these are filled again and again.
+        wide = torch.empty(min(CHUNK, len(kept)), len(weight), device=weight.device)
+        narrow = wide if weight.dtype == wide.dtype else torch.empty_like(wide, dtype=weight.dtype)
+        product, sums = torch.empty_like(weight), torch.empty_like(grad_weight)
         for picked in kept.split(CHUNK):
-            h = hidden[picked]
-            logits = (h @ weight.T).float()
-            total += _turned(logits, targets[picked], smoothing)
-            grad = logits.to(weight.dtype)
+            h, logits, grad = hidden[picked], wide[:len(picked)], narrow[:len(picked)]
+            torch.mm(h, weight.T, out=grad)
+            total += _turned(logits.copy_(grad), targets[picked], smoothing)
+            grad.copy_(logits)
             grad_hidden[picked] = grad @ weight
-            grad_weight.addmm_(grad.T, h) if grad.dtype == torch.float32 else grad_weight.add_(grad.T @ h)
+            grad_weight.add_(sums.copy_(torch.mm(grad.T, h, out=product)))
         ctx.save_for_backward(grad_hidden.div_(len(kept)), grad_weight.div_(len(kept)).to(weight.dtype))
         return total / len(kept)
 

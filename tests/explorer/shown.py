@@ -65,18 +65,19 @@ PIXELS = """([css, n, points]) => {
 PAINTED = """([css, n]) => [...(document.querySelectorAll(css)[n].painted ?? [])]
     .map(([at, text]) => [...at.split(',').map(Number), text])"""
 
-_NUMBER = re.compile(r"(< )?([−+-])?(\d[\d,]*(?:\.\d+)?|\.\d+)(?:e([−-]?\d+))?( ?(?:%|KiB|MiB|GiB|B\b))?")
+_NUMBER = re.compile(r"(< |≤ )?([−+-])?(\d[\d,]*(?:\.\d+)?|\.\d+)(?:e([−-]?\d+))?( ?(?:%|KiB|MiB|GiB|B\b))?")
 _UNITS = {"": 1.0, "%": 0.01, "B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
 
 
 def numbers(text: str) -> list[tuple[float, float]]:
-    """The numbers of a text as what they can stand for: from and to, half a unit of the last digit on either side."""
+    """The numbers of a text as what they can stand for: from and to, half a unit of the last digit on either side; of a
+    bound the whole unit below it."""
     found = []
-    for less, sign, digits, power, unit in _NUMBER.findall(text):
+    for kind, sign, digits, power, unit in _NUMBER.findall(text):
         scale = _UNITS[unit.strip()] * 10.0 ** int(power.replace("−", "-") or 0)
         half = 0.5 * scale * 10.0 ** -len(digits.partition(".")[2])
         x = float(digits.replace(",", "")) * scale * (-1 if sign and sign in "−-" else 1)
-        found.append((0.0, half) if less else (x - half, x + half))
+        found.append({"< ": (0.0, half), "": (x - half, x + half)}.get(kind, (x - 2 * half, x)))
     return found
 
 

@@ -11,6 +11,7 @@ from screens import settled, until
 from klieg import models
 from klieg.explorer.desk import Desk
 from klieg.trace import Trace
+from klieg.views import heatmap
 from klieg.views.html import html
 from klieg.watch import trace as watch
 
@@ -93,7 +94,7 @@ def test_a_sentence_is_typed_and_drawn(address: str, page) -> None:
     assert texts(page, "ol .name") == [c.token for c in wanted]
     p = [float(e.get_attribute("value")) for e in page.locator("ol data").all()]
     assert p == pytest.approx([c.p for c in wanted], abs=1e-9)
-    assert f"{trace.certificate.row_sum_error:.1e}".replace("e-0", "e−") in texts(page, ".certificate")[0]
+    assert heatmap.bound(trace.certificate.row_sum_error).replace("e-", "e−") in texts(page, ".certificate")[0]
 
 
 @pytest.mark.parametrize(("layer", "head", "query", "key"), [(2, 2, 3, 0), (1, 1, 2, 4)])

@@ -18,6 +18,7 @@ from klieg.explorer import first
 from klieg.explorer.desk import Desk
 from klieg.explorer.turns import Turn
 from klieg.trace import Trace
+from klieg.views import heatmap
 from klieg.views.html import page as built
 
 sys.path.append(str(Path(__file__).parents[2] / "docs"))
@@ -89,7 +90,8 @@ def test_the_page_is_alive_before_the_model_answers(page, served, held: Held, tm
     assert "shown meanwhile: chat on “I love you”, as it ships with Klieg" in page.locator(".progress").inner_text()
     shipped = said(first.FILE.read_bytes(), tmp_path)
     assert page.locator(".queries .label").all_inner_texts() == shipped["tokens"]
-    assert f"{shipped['certificate']['row_sum_error']:.1e}"[:3] in page.locator(".certificate").inner_text()
+    bound = heatmap.bound(shipped["certificate"]["row_sum_error"]).replace("e-", "e−")
+    assert bound in page.locator(".certificate").inner_text()
     page.keyboard.press("]")      # what is shown can be looked at, and the model goes on reading
     page.wait_for_selector("text=Layer 1 · Head 0")
     assert page.locator(".progress.busy").count() == 1 and not held.ended.is_set()

@@ -20,11 +20,25 @@ export function short(x: number): string {
   return x === 0 ? '0' : x.toExponential(1).replaceAll('-', MINUS).replace('e+', 'e')
 }
 
+// What is at most so much: rounded up, so that it holds.
+export function bound(x: number): string {
+  const [digits, power] = x.toExponential(1).split('e')
+  return Number(`${digits}e${power}`) >= x ? short(x) : short(Number(`${Math.round(10 * Number(digits)) + 1}e${Number(power) - 1}`))
+}
+
 // A share as a percentage: two digits after the point, more where it would be nought.
 export function percent(p: number): string {
   if (p === 0) return '0 %'
   const digits = p >= 0.001 ? 2 : p >= 1e-6 ? 4 : 0
   return digits ? `${fixed(100 * p, digits)} %` : `${short(100 * p)} %`
+}
+
+// The next larger percentage that percent() can write.
+export function percentBound(p: number): string {
+  const digits = p >= 0.001 ? 2 : p >= 1e-6 ? 4 : 0
+  if (!digits) return `${bound(100 * p)} %`
+  const near = Number((100 * p).toFixed(digits))
+  return `${fixed(near >= 100 * p ? near : near + 10 ** -digits, digits)} %`
 }
 
 export const wholePercent = (p: number): string => (p > 0 && p < 0.005 ? '< 1 %' : `${fixed(100 * p, 0)} %`)
