@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from klieg import atlases, maps, serving, shell, supposing, translating
+from klieg import atlases, flows, maps, serving, shell, supposing, translating
 from klieg.errors import KliegError
 from klieg.shell import Language
 
@@ -73,9 +73,9 @@ def explain(
     if kind is not None:
         shell.one_of("kind", kind, ["encoder", "self", "cross"])
     place = _place(cell) if cell is not None else None
-    files = {kind: path for kind, path in {"json": json_file, "svg": svg, "png": png, "html": html, "save": save}.items()
-             if path is not None}
-    _one_output(files, place is not None)
+    if str(save) == "-":
+        raise KliegError("--save writes a file; name one, for example --save love.klieg.")
+    files = shell.files(place is not None, json=json_file, svg=svg, png=png, html=html, save=save)
     given = shell.given(text)
     from klieg.views.focus import focus
     from klieg.watch import trace
@@ -91,15 +91,6 @@ def explain(
     elif not files:
         from klieg.views.terminal import screen
         shell.console().print(screen(found, **opened, scale=scale, language=language))
-
-
-def _one_output(files: dict[str, Path], card: bool) -> None:
-    """Refuses what would run together on standard output."""
-    there = [f"--{kind} -" for kind, path in files.items() if str(path) == "-"]
-    if "--save -" in there:
-        raise KliegError("--save writes a file; name one, for example --save love.klieg.")
-    if len(there) + card > 1:
-        raise KliegError(f"{' and '.join(there + ['--cell'] * card)} would run together on standard output; name files.")
 
 
 def _export(found: Trace, opened: dict, scale: str, dark: bool, language: str, files: dict[str, Path]) -> None:
@@ -138,6 +129,7 @@ app.command()(maps.heads)
 app.command()(maps.zoom)
 app.command()(atlases.atlas)
 app.command()(supposing.whatif)
+app.command()(flows.flow)
 app.command()(translating.translate)
 app.command()(translating.evaluate)
 app.command()(translating.align)

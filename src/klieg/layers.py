@@ -184,6 +184,11 @@ class LlamaBlock(nn.Module):
         self.input_layernorm = RMSNorm(width, eps)
         self.post_attention_layernorm = RMSNorm(width, eps)
 
+    @property
+    def outward(self) -> Tensor:
+        """W_O, what each head's output is multiplied by before it joins the stream: (h, e, width)."""
+        return self.self_attn.o_proj.weight.T.unflatten(0, (self.self_attn.heads, -1))
+
     def forward(self, x: Tensor, context: Context) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), context)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -236,6 +241,11 @@ class GPT2Block(nn.Module):
         self.attn = JoinedAttention(width, heads, layer)
         self.ln_2 = nn.LayerNorm(width, eps)
         self.mlp = FeedForward(width, inner)
+
+    @property
+    def outward(self) -> Tensor:
+        """W_O, what each head's output is multiplied by before it joins the stream: (h, e, width)."""
+        return self.attn.c_proj.weight.unflatten(0, (self.attn.heads, -1))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         x = x + self.attn(self.ln_1(x), context)

@@ -188,15 +188,10 @@ def _around(place: int, count: int) -> str:
 def _written(json_file: Path | None, svg: Path | None, png: Path | None, numbers: Callable[[], dict],
              picture: Callable[[], Picture]) -> bool:
     """Whether files were asked for: they are made, then written."""
-    files = {"json": json_file, "svg": svg, "png": png}
-    there = [f"--{kind} -" for kind, path in files.items() if str(path) == "-"]
-    if len(there) > 1:
-        raise KliegError(f"{' and '.join(there)} would run together on standard output; name files.")
     bodies = {}
-    for kind, path in files.items():
-        if path is not None:
-            text = json.dumps(numbers(), ensure_ascii=False) + "\n" if kind == "json" else ""
-            bodies[path] = text.encode() if kind == "json" else shell.drawn(picture(), kind)
+    for kind, path in shell.files(json=json_file, svg=svg, png=png).items():
+        text = json.dumps(numbers(), ensure_ascii=False) + "\n" if kind == "json" else ""
+        bodies[path] = text.encode() if kind == "json" else shell.drawn(picture(), kind)
     shell.deliver(bodies)
     return bool(bodies)
 

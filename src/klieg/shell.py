@@ -92,6 +92,15 @@ def drawn(picture: Picture, kind: str) -> bytes:
     return png.lower(picture)
 
 
+def files(card: bool = False, **given: Path | None) -> dict[str, Path]:
+    """The files that options name, by the options; refuses what would run together on standard output, `card` on it too."""
+    found = {option: path for option, path in given.items() if path is not None}
+    there = [f"--{option} -" for option, path in found.items() if str(path) == "-"] + ["--cell"] * card
+    if len(there) > 1:
+        raise KliegError(f"{' and '.join(there)} would run together on standard output; name files.")
+    return found
+
+
 def deliver(bodies: dict[Path, bytes]) -> None:
     """Each body to its file, whole or not at all; - is standard output."""
     from klieg.atomic import atomic

@@ -48,13 +48,10 @@ def whatif(
     written = [f"{verb} {given}" for verb, several in asked.items() for given in several or []]
     if not written and not rank:
         raise KliegError("nothing is changed; name a change, for example --mute 3.2, or rank all heads with --rank.")
-    files = {kind: path for kind, path in {"json": json_file, "svg": svg, "png": png}.items() if path is not None}
+    files = shell.files(json=json_file, svg=svg, png=png)
     pictures = [kind for kind in files if kind != "json"]
     if pictures and not written:
         raise KliegError(f"--{pictures[0]} is a picture of changes; name a change, for example --mute 3.2.")
-    there = [f"--{kind} -" for kind, path in files.items() if str(path) == "-"]
-    if len(there) > 1:
-        raise KliegError(f"{' and '.join(there)} would run together on standard output; name files.")
     from klieg import models
     from klieg.changes import read
     from klieg.views.progress import counted

@@ -92,7 +92,7 @@ def whatif(model: str | tuple[Model, Tokenizer], text: str, changes: Sequence[Ch
     in both, by default the best that it finds unchanged; `to` is the target's language, where it has several.
     The changes are made in their order, those of the text first; `after` needs the same number of tokens in both texts.
     """
-    network, tokenizer, name = _loaded(model, name)
+    network, tokenizer, name = loaded(model, name)
     if not changes:
         raise KliegError("nothing is changed; name a change, for example mute 3.2 (on the command line --mute 3.2).")
     made = [change for change in changes if not isinstance(change, Replace)]
@@ -108,8 +108,8 @@ def whatif(model: str | tuple[Model, Tokenizer], text: str, changes: Sequence[Ch
         raise KliegError(f"token {after} of {len(before.tokens)} has no like in the new text, which has {len(altered.tokens)} "
                          "tokens; leave --after (in Python, after) away for the last of each.",
                          zh=f"新文字的词元数不同，没有与第 {after} 个对应的词元；请选“末词”。")
-    p, q = (_log_probabilities(trace.logits[token if after is not None else -1]) for trace in (before, altered))
-    return WhatIf(tuple(changes), before, altered, token, _shifts(p, q, before.vocabulary, count), _divergence(p, q))
+    p, q = (log_probabilities(trace.logits[token if after is not None else -1]) for trace in (before, altered))
+    return WhatIf(tuple(changes), before, altered, token, _shifts(p, q, before.vocabulary, count), divergence(p, q))
 
 
 def rank(model: str | tuple[Model, Tokenizer], text: str, after: int | None = None,
@@ -119,7 +119,7 @@ def rank(model: str | tuple[Model, Tokenizer], text: str, after: int | None = No
 
     progress(done, expected) is told of every head. effects() gives the same one by one.
     """
-    network, tokenizer, _ = _loaded(model, None)
+    network, tokenizer, _ = loaded(model, None)
     expected = sum(stack.layers * stack.heads for stack in stacks(network).values())
     found = []
     for effect in effects((network, tokenizer), text, after, target=target, to=to):
@@ -131,7 +131,7 @@ def rank(model: str | tuple[Model, Tokenizer], text: str, after: int | None = No
 def effects(model: str | tuple[Model, Tokenizer], text: str, after: int | None = None, *, target: str | None = None,
             to: str | None = None) -> Iterator[HeadEffect]:
     """What rank() sorts, head by head as it is computed, layer by layer; it may be left at any head."""
-    network, tokenizer, name = _loaded(model, None)
+    network, tokenizer, name = loaded(model, None)
     if isinstance(network, Marian):
         trace = _read(network, tokenizer, text, name, target, to)
         token = len(trace.tokens) - 1 if after is None else trace._token(after)
@@ -146,11 +146,11 @@ def effects(model: str | tuple[Model, Tokenizer], text: str, after: int | None =
             raise KliegError(f"there is no token {after}; the text has tokens 0 to {len(ids) - 1}.",
                              zh=f"没有第 {after} 个词元；这段文字的词元是 0 到 {len(ids) - 1}。")
         usual, runs = _decoder_runs(network, torch.tensor([ids[:token + 1]]))
-    p = _log_probabilities(usual)
+    p = log_probabilities(usual)
     best = p.argmax()
     for layer, head, kind, logits in runs:
-        q = _log_probabilities(logits)
-        yield HeadEffect(layer, head, kind, _divergence(p, q), (q[best] - p[best]).item() / math.log(2))
+        q = log_probabilities(logits)
+        yield HeadEffect(layer, head, kind, divergence(p, q), (q[best] - p[best]).item() / math.log(2))
 
 
 Runs = tuple[Tensor, Iterator[tuple[int, int, str, Tensor]]]
@@ -199,7 +199,7 @@ def _translator_runs(model: Marian, source: Tensor, target: Tensor) -> Runs:
     return logits(model, memory), muted()
 
 
-def _loaded(model: str | tuple[Model, Tokenizer], name: str | None) -> tuple[Decoder | Marian, Tokenizer, str]:
+def loaded(model: str | tuple[Model, Tokenizer], name: str | None) -> tuple[Decoder | Marian, Tokenizer, str]:
     """A model that says what comes next, its tokenizer and its name; KliegError for any other."""
     network, tokenizer = load(model) if isinstance(model, str) else model
     name = name or (model if isinstance(model, str) else type(network).__name__)
@@ -244,12 +244,12 @@ def _reached(changes: Sequence[Change], model: Model, trace: Trace) -> None:
                                  zh=f"{change}：没有第 {change.query} 个词元；这段文字的词元是 0 到 {count - 1}。")
 
 
-def _log_probabilities(logits: Tensor) -> Tensor:
+def log_probabilities(logits: Tensor) -> Tensor:
     """Natural logarithms of the probabilities, float64."""
     return logits.double().log_softmax(-1)
 
 
-def _divergence(p: Tensor, q: Tensor) -> float:
+def divergence(p: Tensor, q: Tensor) -> float:
     """KL(p || q) in bits, of natural logarithms; rounding could take it below 0, which it never is."""
     return max((p.exp() * (p - q)).sum().item() / math.log(2), 0.0)
 
