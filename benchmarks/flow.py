@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, zip_longest
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from klieg.data import Source, is_validation
 from klieg.tokenizers import Tokenizer
 from klieg.views.progress import counted
 
-CORPORA = ("stories", "dialogues", "captions", "sentences")
+CORPORA = ("stories", "dialogues", "captions", "sentences", "books")     # in turns
 SHORTEST, LONGEST = 9, 64     # tokens of a text
 SAMPLES = 2000
 
@@ -38,8 +38,8 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     model, tokenizer = models.load("chat")
-    share = -(-given.texts // len(CORPORA))
-    texts = [text for corpus in CORPORA for text in islice(held_out(corpus, tokenizer, given.data), share)][:given.texts]
+    turns = zip_longest(*(held_out(corpus, tokenizer, given.data) for corpus in CORPORA))
+    texts = list(islice(filter(None, chain.from_iterable(turns)), given.texts))
     found: dict[str, list[float]] = {}
     with counted("texts", Console(stderr=True)) as step:
         for n, text in enumerate(texts, start=1):
@@ -80,8 +80,9 @@ def report(found: dict[str, np.ndarray], without_first: bool) -> None:
     print("| way | rank correlation with hiding | difference from raw |\n| --- | --- | --- |")
     for name, values in found.items():
         print(f"| {name} | {interval(values)} | {interval(values - found['raw']) if name != 'raw' else ''} |")
-    better = float(np.nanmean(found["value, corrected"] - found["raw"]))
-    print(f"value-weighted flow, corrected, higher than raw attention: {'yes' if better > 0 else 'NO'} ({better:+.3f})")
+    for name in ("value", "value, corrected"):
+        better = float(np.nanmean(found[name] - found["raw"]))
+        print(f"{name}: higher than raw attention: {'yes' if better > 0 else 'NO'} ({better:+.3f})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""flow(): shares against sums over all paths and vectors added one by one, pipes against every cut, effects against cut edges."""
+"""flow(): shares against sums over all paths and vectors added one by one, pipes against all cuts, hiding against cut edges."""
 
 from __future__ import annotations
 

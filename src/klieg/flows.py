@@ -22,7 +22,7 @@ def flow(
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="The same in pixels.")] = None,
     lang: Language = None,
 ) -> None:
-    """Follow attention through all layers to a token, and check it by hiding each token before it."""
+    """Follow attention through all layers, and check it."""
     language = shell.language(lang)
     files = shell.files(json=json_file, svg=svg, png=png)
     from klieg import models

@@ -10,7 +10,8 @@ of them:
     max-flow   the most that can go from a token to another through the same shares as pipes (the same, section 3)
     value      shares by what is really added to the stream: norms of the weighted values after W_O, the residual in
                its place (Kobayashi et al. 2021, "Incorporating Residual and Normalization Layers", without its norm,
-               as blocks here norm before they attend); the product over the layers
+               as blocks here norm before they attend); the product over the layers. The norms are squared, as vectors
+               of many numbers are nearly at right angles, and it is their squares that add up to the whole
 
 In a decoder the first tokens lie on more paths than the last ones, whatever the heads do. `corrected` divides by what
 the same shares would bring if every head looked at all tokens before alike: the receptive field of causal layers.
@@ -135,8 +136,8 @@ def added(network: Decoder, trace: Trace, count: int) -> list[Tensor]:
 
 
 def _valued(network: Decoder, trace: Trace, count: int) -> list[Tensor]:
-    """The norms as shares."""
-    return [_rows(step) for step in added(network, trace, count)]
+    """The squared norms as shares."""
+    return [_rows(norms.square()) for norms in added(network, trace, count)]
 
 
 def _rows(step: Tensor) -> Tensor:
