@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from klieg import atlases, flows, maps, serving, shell, supposing, translating
+from klieg import atlases, experiments, flows, maps, serving, shell, supposing, translating
 from klieg.errors import KliegError
 from klieg.shell import Language
 
@@ -130,6 +130,7 @@ app.command()(maps.zoom)
 app.command()(atlases.atlas)
 app.command()(supposing.whatif)
 app.command()(flows.flow)
+app.command()(experiments.lab)
 app.command()(translating.translate)
 app.command()(translating.evaluate)
 app.command()(translating.align)

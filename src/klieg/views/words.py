@@ -154,6 +154,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "flow agreement": ("rank correlation", "秩相关"),
     "flow without first": ("without what rests on the first token", "不计落在首词上的份额"),
     "flow left out": ("the {shown} of {all} tokens whose hiding does most", "{all} 个词元中，遮去后影响最大的 {shown} 个"),
+    "labs": ("Labs: what is said of attention, and what is measured", "实验：关于注意力的说法与实测"),
+    "lab claim": ("It is said: {claim}", "说法：{claim}"),
     "compare": ("Compare", "比较"),
     "alike": ("cosine of the vectors of {a} in A and {b} in B, layer by layer", "A 中的 {a} 与 B 中的 {b} 的向量之余弦，逐层"),
     "alike mean": ("   dashed: all pairs of tokens, mean", "   虚线：所有词元对的平均"),

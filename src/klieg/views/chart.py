@@ -1,0 +1,86 @@
+"""A chart of a few series over a few points, as lines or as bars on paper, and as a table in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from klieg.views.curve import line
+from klieg.views.glyphs import width
+from klieg.views.heatmap import reach
+from klieg.views.palette import LIGHT, Paint, Theme
+from klieg.views.picture import FAINT, INK, PAPER, Bar, Link, Mark, Picture, Rule, Span, Text
+from klieg.views.words import LANGUAGES
+
+WIDTH, HEIGHT, LEFT, TOP = 560.0, 240.0, 64.0, 74.0
+PAINTS = ("ink3", "amber", "ink", "strong")     # not those of queries and keys, which these are not
+
+Words = tuple[str, str]
+"""English and Chinese."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Series of numbers over the same points; `name` is what the points are, `unit` what the numbers are."""
+
+    title: Words
+    name: Words
+    points: tuple[str, ...]
+    unit: Words
+    series: Mapping[Words, Sequence[float]]
+    bars: bool = False
+
+
+def picture(chart: Chart, theme: Theme = LIGHT, *, language: str = "en") -> Picture:
+    """The points evenly spaced, whatever they are; from 0 up, but for lines that are all far from it."""
+    tongue = LANGUAGES.index(language)
+    values = [value for series in chart.series.values() for value in series]
+    high = max(values) or 1.0
+    low = min(values) if not chart.bars and min(values) > high / 2 else 0.0
+    step = WIDTH / len(chart.points)
+    left = [LEFT + step * (n + 0.5) for n in range(len(chart.points))]
+
+    def up(value: float) -> float:
+        return TOP + HEIGHT * (high - value) / ((high - low) or 1.0)
+
+    marks: list[Mark] = [Text(0, 0, (Span(chart.title[tongue], INK, bold=True), Span(f"   {chart.unit[tongue]}", FAINT)))]
+    x = LEFT
+    for paint, words in zip(PAINTS, chart.series, strict=False):
+        marks.append(Text(x, 30, (Span(words[tongue], Paint(paint)),)))
+        x += (width(words[tongue]) + 3) * PAPER.char
+    marks += [Rule(LEFT, TOP + HEIGHT, WIDTH, 0), Rule(LEFT, TOP, 0, HEIGHT)]
+    for value in (low, (low + high) / 2, high):
+        marks.append(Text(LEFT - 8, up(value) - 10, (Span(number(value), FAINT),), "end", 11))
+    for at, point in zip(left, chart.points, strict=True):
+        marks.append(Text(at, TOP + HEIGHT + 4, (Span(point, FAINT),), "middle", 11))
+    marks.append(Text(LEFT + WIDTH, TOP + HEIGHT + 24, (Span(chart.name[tongue], FAINT),), "end", 11))
+    thick = step * 0.7 / len(chart.series)
+    for n, (paint, (words, values)) in enumerate(zip(PAINTS, chart.series.items(), strict=False)):
+        titles = [f"{words[tongue]}, {point}: {value:.6g}" for point, value in zip(chart.points, values, strict=True)]
+        if chart.bars:
+            shift = (n - len(chart.series) / 2) * thick
+            marks += [Bar(at + shift, TOP, thick, HEIGHT, value, value / high, Paint(paint), title, upright=True)
+                      for at, value, title in zip(left, values, titles, strict=True)]
+        else:
+            marks += line([(at, up(value)) for at, value in zip(left, values, strict=True)], Paint(paint), titles)
+    right = max(LEFT + WIDTH + 20, *(reach(mark, PAPER) for mark in marks if not isinstance(mark, Link)))
+    return Picture(right, TOP + HEIGHT + 48, tuple(marks), chart.title[tongue], theme, PAPER)
+
+
+def table(chart: Chart, language: str = "en") -> Table:
+    """The same numbers, a line for each point; the title and the unit stand over it."""
+    tongue = LANGUAGES.index(language)
+    found = Table(box=None, pad_edge=False, header_style="dim")
+    found.add_column(chart.name[tongue])
+    for words in chart.series:
+        found.add_column(words[tongue], justify="right")
+    for n, point in enumerate(chart.points):
+        found.add_row(point, *(number(values[n]) for values in chart.series.values()))
+    return found
+
+
+def number(x: float) -> str:
+    """Four digits that say something."""
+    return f"{x:,.0f}" if abs(x) >= 1e4 else f"{x:.4g}"

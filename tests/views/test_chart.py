@@ -1,0 +1,52 @@
+"""A chart: every number at its height, in its bar, and in the table."""
+
+from __future__ import annotations
+
+import pytest
+
+from klieg.views.chart import HEIGHT, TOP, Chart, picture, table
+from klieg.views.picture import Bar, Link, Rule, Text
+
+SERIES = {("one", "甲"): (1.0, 4.0, 2.0), ("other", "乙"): (0.5, 0.25, 3.0)}
+
+
+def chart(bars: bool = False, series: dict = SERIES) -> Chart:
+    return Chart(("What", "什么"), ("size", "大小"), ("1", "10", "100"), ("bits", "比特"), series, bars)
+
+
+def words(marks: tuple) -> list[str]:
+    return [mark.string for mark in marks if isinstance(mark, Text)]
+
+
+def test_lines_go_from_point_to_point() -> None:
+    drawn = picture(chart())
+    links = [mark for mark in drawn.marks if isinstance(mark, Link)]
+    assert len(links) == 4 and {link.paint.name for link in links} == {"ink3", "amber"}
+    for link, (before, after) in zip(links, [(1, 4), (4, 2), (0.5, 0.25), (0.25, 3)], strict=True):
+        for y, value in ((link.y, before), (link.to_y, after)):
+            assert y == pytest.approx(TOP + HEIGHT * (1 - value / 4))
+    assert links[1].title == "one, 100: 2"
+    assert {"size", "one", "other", "0", "2", "4", "1", "10", "100"} <= {*words(drawn.marks)}
+    assert max(mark.x + mark.width for mark in drawn.marks if isinstance(mark, Rule)) <= drawn.width
+
+
+def test_bars_are_parts_of_the_largest() -> None:
+    bars = [mark for mark in picture(chart(bars=True), language="zh").marks if isinstance(mark, Bar)]
+    assert [bar.part for bar in bars] == pytest.approx([0.25, 1, 0.5, 0.125, 0.0625, 0.75])
+    assert all(bar.upright for bar in bars) and bars[3].title == "乙, 1: 0.5"
+    edges = sorted((bar.x, bar.x + bar.width) for bar in bars)
+    assert all(right <= x + 1e-9 for (_, right), (x, _) in zip(edges, edges[1:], strict=False))
+
+
+def test_lines_far_from_nought_fill_the_chart_and_bars_never_do() -> None:
+    far = {("one", "甲"): (18.0, 20.0, 19.0)}
+    assert {"18", "19", "20"} <= {*words(picture(chart(series=far)).marks)}
+    assert "0" in words(picture(chart(bars=True, series=far)).marks)
+    same = {("one", "甲"): (5.0, 5.0, 5.0)}
+    assert all(link.y == TOP for link in picture(chart(series=same)).marks if isinstance(link, Link))
+
+
+def test_the_table_has_every_number() -> None:
+    found = table(chart(), "zh")
+    assert [column.header for column in found.columns] == ["大小", "甲", "乙"]
+    assert [list(column.cells) for column in found.columns] == [["1", "10", "100"], ["1", "4", "2"], ["0.5", "0.25", "3"]]
