@@ -74,6 +74,16 @@ def test_length() -> None:
     assert numbers["entropy at spread 1, n 16384, 1/√d"] == pytest.approx(math.log(16384) - 0.5, abs=0.01)
 
 
+def test_context() -> None:
+    numbers = found("context").numbers
+    assert numbers["cosine of the embeddings"] == pytest.approx(1)
+    assert numbers["lowest mean cosine between senses"] < 0.9 and numbers["after layer"] > 0
+    # Of 252 ways to part ten sentences, the senses themselves are two.
+    assert numbers["chance"] == pytest.approx(2 / 252) and "tells the fruit from the company" in found("context").conclusion[0]
+    within, between = found("context").charts[0].series.values()
+    assert numbers["widest gap"] == pytest.approx(max(a - b for a, b in zip(within, between, strict=True)))
+
+
 def test_an_unknown_lab() -> None:
     with pytest.raises(KliegError, match=r"there is no lab 'scal'; .*scale"):
         find("scal")
