@@ -6,7 +6,7 @@ sentences themselves, as such aligners are; of its settings, its two directions 
 them it has the best of the test itself. The translator's layer, heads and way are chosen on every
 fifth sentence of the gold. Both are tested on the others, on the same words. Half an hour, nearly all of it eflomal's.
 
-    python benchmarks/alignment.py [--model FOLDER] [--data FOLDER] [--environment FOLDER]
+    python benchmarks/alignment.py [--model FOLDER [--alone]] [--data FOLDER] [--environment FOLDER]
 """
 
 from __future__ import annotations
@@ -196,8 +196,11 @@ def main() -> None:
                         help="folder for eflomal's environment; kept")
     parser.add_argument("--all", action="store_true", help="every setting of the statistical aligner, not only two")
     parser.add_argument("--save", action="store_true", help="keep what was chosen beside the model, for klieg align")
+    parser.add_argument("--alone", action="store_true", help="the model alone, in minutes")
     given = parser.parse_args()
-    gold, programs = texts(data_folder(given.data)), environment(given.environment)
+    if given.alone and not given.model:
+        parser.error("--alone measures a model; name one with --model")
+    gold, programs = texts(data_folder(given.data)), None if given.alone else environment(given.environment)
     reading = None
     if given.model:
         model, tokenizer = load(given.model)
@@ -206,7 +209,7 @@ def main() -> None:
             reading.save(find(given.model))
     print("| gold | aligner | AER | precision | recall |\n|---|---|---|---|---|")
     for text in gold:
-        for place, (name, found) in enumerate(statistical(text, given.data, programs)):
+        for place, (name, found) in enumerate(statistical(text, given.data, programs) if programs else ()):
             if given.all or not place or name == USUAL:
                 print(row(text, name, found), flush=True)
         for name, found in attended(text, model, tokenizer, reading) if reading else []:

@@ -1,9 +1,9 @@
 """How well do our translators translate, beside the published figures on the same test sets?
 
-Models of several seeds may be given; the mean is printed with each. The search is beam 5. Nothing
-is chosen here: choices are made on the validation part, by the recipe.
+Models of several seeds may be given; the mean is printed with each. The search is beam 5 with a length penalty of
+1, or with --choose the one of ALPHAS that is best on Multi30k's validation part: nothing is chosen on a test set.
 
-    python benchmarks/bleu.py multi30k en-de runs/multi30k-en-de/model [MORE ...] [--data FOLDER]
+    python benchmarks/bleu.py multi30k en-de runs/multi30k-en-de/model [MORE ...] [--choose] [--data FOLDER]
     python benchmarks/bleu.py tatoeba en-zh translate [--data FOLDER]
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 
 import torch
@@ -21,6 +22,7 @@ from klieg.evaluate import score
 from klieg.pairs import TESTS, lines, together
 from klieg.translate import Translator
 
+ALPHAS = (0.6, 1.0, 1.4, 1.8, 2.2)
 PUBLISHED = {
     ("multi30k", "en-de"): {"test_2016_flickr": 41.02, "test_2017_flickr": 33.36, "test_2017_mscoco": 29.88},
     ("multi30k", "en-fr"): {"test_2016_flickr": 61.80, "test_2017_flickr": 53.46, "test_2017_mscoco": 44.52},
@@ -43,6 +45,21 @@ def test_sets(corpus: str, source: str, target: str, data: str | None) -> dict[s
     sides = {other: theirs, "en": english}
     return {name: list(zip(*(lines(root / "testsets/tatoeba" / folder / f"{name}.{sides[language]}") for language in
                              (source, target)), strict=True))}
+
+
+def chosen(pair: str, models: list[str], beam: int, data: str | None) -> Search:
+    """The search whose mean BLEU over the models is best on Multi30k's validation part."""
+    source, target = pair.split("-")
+    pairs = together(*(data_folder(data) / f"multi30k/val.lc.norm.tok.{language}" for language in (source, target)))
+    translators = [Translator.load(model) for model in models]
+    found = {}
+    for alpha in ALPHAS:
+        search = Search(beam=beam, alpha=alpha)
+        found[search] = statistics.mean(
+            score(translator.translate([s for s, _ in pairs], None, search), [t for _, t in pairs], target, tokenized=True).bleu
+            for translator in translators)
+        print(f"validation, length penalty {alpha:g}: BLEU {found[search]:.2f}", file=sys.stderr)
+    return max(found, key=found.__getitem__)
 
 
 def table(corpus: str, pair: str, models: list[str], search: Search, data: str | None) -> list[str]:
@@ -72,9 +89,14 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="a bundled name or a folder; several are several seeds")
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--alpha", type=float, default=1.0)
+    parser.add_argument("--choose", action="store_true", help="choose the length penalty on Multi30k's validation part")
     parser.add_argument("--data", help="folder of texts; by default KLIEG_DATA")
     given = parser.parse_args()
-    print("\n".join(table(given.corpus, given.pair, given.models, Search(beam=given.beam, alpha=given.alpha), given.data)))
+    if given.choose and given.corpus != "multi30k":
+        parser.error("--choose is for multi30k, which has a validation part of its own")
+    search = (chosen(given.pair, given.models, given.beam, given.data) if given.choose else
+              Search(beam=given.beam, alpha=given.alpha))
+    print("\n".join(table(given.corpus, given.pair, given.models, search, given.data)))
 
 
 if __name__ == "__main__":

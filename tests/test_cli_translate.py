@@ -260,8 +260,3 @@ def test_a_mistake_in_evaluating_is_one_line(argv: list[str], said: str, files: 
             for part in (name, value)]
     refused(run("evaluate", *argv, *rest), said)
     assert sorted(here.iterdir()) == before
-
-
-@pytest.mark.skipif("translate" in models.bundled(), reason="a translator is bundled")
-def test_without_a_translator_it_says_how_to_get_one() -> None:
-    refused(run("translate", "hi"), "train one by recipes/own-pairs.toml and name its folder with --model")

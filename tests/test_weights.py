@@ -1,7 +1,8 @@
-"""The bundled model keeps what its card promises."""
+"""The bundled models keep what their cards promise."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from klieg import models
+from klieg.translate import Translator
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -60,3 +62,23 @@ def test_every_chinese_character_of_the_example_is_readable(chat) -> None:
     text = "小沈阳江西演唱会邀请了，"
     labels = tokenizer.labels(tokenizer.encode(text))
     assert len({label[0] for label in labels[1:]} & set(text)) == len(set(text))
+
+
+@pytest.fixture(scope="module")
+def translator() -> Translator:
+    return Translator.load("translate")
+
+
+def test_the_translator_is_small_and_knows_its_languages(translator: Translator) -> None:
+    folder = models.find("translate")
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 40e6
+    assert set(translator.languages) == {"de", "fr", "zh", "en"}
+    assert translator.model.parameter_count < 10e6
+
+
+def test_the_translator_translates_as_its_card_says(translator: Translator) -> None:
+    card = (models.find("translate") / "README.md").read_text("utf-8")
+    said = re.findall(r"^- (de|fr|zh|en): (.+) — (.+)$", card, re.MULTILINE)
+    assert {language for language, *_ in said} == {"de", "fr", "zh", "en"}
+    for language, source, found in said:
+        assert translator.translate([source], to=language) == [found]

@@ -198,12 +198,8 @@ class _Work:
 
 def _load(model: str, to: str | None) -> Translator:
     """The translator, which has the language."""
-    from klieg.models import bundled
     from klieg.translate import Translator, opening
 
-    if model == "translate" and model not in bundled() and not Path(model).is_dir():
-        raise KliegError("no translator comes with Klieg yet; train one by recipes/own-pairs.toml and name its folder with "
-                         "--model.")
     translator = Translator.load(model)
     opening(translator.tokenizer, to)
     return translator
