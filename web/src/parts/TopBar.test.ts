@@ -44,7 +44,7 @@ test('whose numbers they are: the model, its shape, and what else there is', asy
   const looks = shown(), change = vi.spyOn(looks, 'change').mockResolvedValue()
   looks.models = ['tiny', HOSTILE]
   await tick()
-  expect(screen.getByText('1 layers · 2 heads · 1 K/V groups')).toBeTruthy()
+  expect(screen.getByText('1 layer · 2 heads · 1 K/V group')).toBeTruthy()
   const models = screen.getByLabelText<HTMLSelectElement>('Model')
   expect([...models.options].map((option) => option.text)).toEqual(['tiny', HOSTILE])
   await fireEvent.change(models, { target: { value: HOSTILE } })

@@ -8,7 +8,7 @@ const en = {
   screen: 'Screens',
   model: 'Model',
   shape: (layers: string, heads: number, groups: number) =>
-    `${layers} ${layers === '1' ? 'layer' : 'layers'} · ${heads} ${heads === 1 ? 'head' : 'heads'}${groups < heads ? ` · ${groups} K/V groups` : ''}`,
+    `${layers} ${layers === '1' ? 'layer' : 'layers'} · ${heads} ${heads === 1 ? 'head' : 'heads'}${groups < heads ? ` · ${groups} K/V ${groups === 1 ? 'group' : 'groups'}` : ''}`,
   theme: 'Light or dark',
   language: 'Language',
   text: 'Text',
