@@ -55,15 +55,22 @@ class _TokenLoss(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         # Memory that is fresh for every chunk costs more than the products: these are filled again and again.
         wide = torch.empty(min(CHUNK, len(kept)), len(weight), device=weight.device)
-        narrow = wide if weight.dtype == wide.dtype else torch.empty_like(wide, dtype=weight.dtype)
-        product, sums = torch.empty_like(weight), torch.empty_like(grad_weight)
+        half = weight.dtype != wide.dtype
+        if half:
+            narrow = torch.empty_like(wide, dtype=weight.dtype)
+            product, sums = torch.empty_like(weight), torch.empty_like(grad_weight)
         for picked in kept.split(CHUNK):
-            h, logits, grad = hidden[picked], wide[:len(picked)], narrow[:len(picked)]
+            h, logits = hidden[picked], wide[:len(picked)]
+            grad = narrow[:len(picked)] if half else logits
             torch.mm(h, weight.T, out=grad)
-            total += _turned(logits.copy_(grad), targets[picked], smoothing)
-            grad.copy_(logits)
+            if half:
+                logits.copy_(grad)
+            total += _turned(logits, targets[picked], smoothing)
+            if half:
+                grad_weight.add_(sums.copy_(torch.mm(grad.copy_(logits).T, h, out=product)))
+            else:
+                grad_weight.addmm_(grad.T, h)
             grad_hidden[picked] = grad @ weight
-            grad_weight.add_(sums.copy_(torch.mm(grad.T, h, out=product)))
         ctx.save_for_backward(grad_hidden.div_(len(kept)), grad_weight.div_(len(kept)).to(weight.dtype))
         return total / len(kept)
 

@@ -45,7 +45,7 @@ UNITS = 2**30        # max-flow counts in whole parts of this
 
 @dataclass(frozen=True)
 class Share:
-    """What one way says of every token before the last: shares that sum to one, or None where it cannot say."""
+    """What one way says of every token before the last: shares that sum to one."""
 
     way: str
     corrected: bool
@@ -72,7 +72,7 @@ class Flow:
 
 
 def flow(model: str | tuple[Model, Tokenizer], text: str, token: int | None = None, *, without_first: bool = False,
-         ways: tuple[str, ...] = WAYS, name: str | None = None,
+         name: str | None = None,
          progress: Callable[[int, int], None] = lambda done, expected: None) -> Flow:
     """Follow attention through all layers of a decoder to one token, by default the last, and hide each token before it.
 
@@ -91,7 +91,7 @@ def flow(model: str | tuple[Model, Tokenizer], text: str, token: int | None = No
                          "later token, or a longer text.")
     effects = hidden_effects(network, torch.tensor(trace.ids[:token + 1]), progress)
     found = []
-    for way in ways:
+    for way in WAYS:
         steps = [_without_first(step) if without_first else step for step in STEPS[way](network, trace, token + 1)]
         shares = ENDS[way](steps)[:token]
         found.append(_share(way, False, shares, effects, first))

@@ -4,7 +4,7 @@ A lab is a file with a `LAB`. It runs in seconds to a few minutes on two cores, 
 conclusion is written from the numbers that it found: where they do not bear the claim out, it says so.
 
     found = klieg.labs.find("scale").run()
-    found.numbers["entropy at d 1024, without the scale"]
+    found.numbers["entropy at d 1024, without"]
 """
 
 from __future__ import annotations
