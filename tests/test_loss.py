@@ -56,3 +56,15 @@ def test_a_certain_and_wrong_answer_is_finite() -> None:
     loss = token_loss(hidden, torch.eye(2), torch.tensor([1]))
     loss.backward()
     assert loss.item() == pytest.approx(200) and torch.isfinite(hidden.grad).all()
+
+
+def test_half_precision_has_the_gradients_of_the_formula_over_several_chunks() -> None:
+    torch.manual_seed(0)
+    hidden, weight = (torch.randn(n, 16).bfloat16().requires_grad_() for n in (CHUNK + 9, 40))
+    targets = torch.randint(-1, 40, (CHUNK + 9,))
+    token_loss(hidden, weight, targets, 0.1).backward()
+    h, w = (x.detach().double().requires_grad_() for x in (hidden, weight))
+    loss = torch.nn.functional.cross_entropy(h @ w.T, targets, ignore_index=-1, label_smoothing=0.1)
+    loss.backward()
+    for found, exact in ((hidden.grad, h.grad), (weight.grad, w.grad)):
+        assert float((found.double() - exact).norm() / exact.norm()) < 0.01
