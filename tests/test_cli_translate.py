@@ -16,8 +16,9 @@ import pytest
 from test_cli import Ran, Terminal, here, refused, run, tiny  # noqa: F401
 from test_translate import taught
 
-from klieg import models, translating
+from klieg import models
 from klieg.beam import Search
+from klieg.commands import translate
 from klieg.evaluate import perplexity, score
 from klieg.generate import Sampling
 from klieg.translate import Translator
@@ -66,7 +67,7 @@ def test_lines_come_out_in_their_order_wherever_they_come_from(folder: Path, her
 
 
 def test_what_is_searched_is_what_was_asked_for(folder: Path) -> None:
-    assert {name: signature(translating.translate).parameters[name].default for name in ("beam", "alpha", "beta")} == {
+    assert {name: signature(translate.translate).parameters[name].default for name in ("beam", "alpha", "beta")} == {
         name: getattr(Search(), name) for name in ("beam", "alpha", "beta")}
     translator = Translator.load(str(folder))
     for to, options in (("zh", Search()), ("de", Search(beam=1)), ("de", Search(beam=8, alpha=0.3, beta=0.2))):
@@ -106,10 +107,10 @@ def test_standard_input_is_translated_as_it_comes(folder: Path, expected: list[s
                 out.write(piece)
                 came.notify()
 
-        with patch.object(translating.shell, "write", write):
-            work = translating._Work(Translator.load(str(folder)), "de", Search(), None, False)
-            thread = threading.Thread(target=translating._deliver, args=(
-                (work.done(part, first) for first, part in translating._arriving(stdin)), None))
+        with patch.object(translate.shell, "write", write):
+            work = translate._Work(Translator.load(str(folder)), "de", Search(), None, False)
+            thread = threading.Thread(target=translate._deliver, args=(
+                (work.done(part, first) for first, part in translate._arriving(stdin)), None))
             thread.start()
             for line in LINES:
                 with came:
@@ -125,8 +126,8 @@ def test_standard_input_is_translated_as_it_comes(folder: Path, expected: list[s
 def test_lines_that_arrive_in_pieces_keep_their_numbers() -> None:
     text = "αβ\n\nγ" * 3 + "\nlast"
     for size in range(1, 9):
-        with patch.object(translating, "CHUNK", size):
-            parts = list(translating._arriving(io.BytesIO(text.encode())))
+        with patch.object(translate, "CHUNK", size):
+            parts = list(translate._arriving(io.BytesIO(text.encode())))
         assert [line for _, part in parts for line in part] == text.split("\n")
         assert [first for first, _ in parts] == [1 + sum(len(part) for _, part in parts[:n]) for n in range(len(parts))]
 
@@ -144,7 +145,7 @@ def test_texts_are_drawn_with_a_seed(folder: Path, expected: list[str]) -> None:
     assert runs[0] == runs[1] != runs[2] and runs[0].status == 0
     sampling = Sampling(temperature=2, top_k=50, top_p=0.99, seed=1)
     assert runs[0].out == as_lines(Translator.load(str(folder)).sample(LINES, sampling, "de"))
-    with patch.object(translating, "CHUNK", 5):  # drawn the same in whatever pieces they come
+    with patch.object(translate, "CHUNK", 5):  # drawn the same in whatever pieces they come
         assert translated(folder, *hot, "--seed", "1", said=TEXT) == runs[0]
     assert translated(folder, "--sample", said=TEXT).status == 0
 
@@ -188,7 +189,7 @@ def test_a_translator_of_several_languages_must_be_told(folder: Path) -> None:
 
 
 def test_what_came_before_a_bad_line_is_there(folder: Path, expected: list[str]) -> None:
-    with patch.object(translating, "CHUNK", len(TEXT)):
+    with patch.object(translate, "CHUNK", len(TEXT)):
         ran = translated(folder, said=TEXT.encode() + b"caf\xe9\n")
     assert ran.status == 1 and ran.out == as_lines(expected) and "in line 5 at byte 4" in ran.err
 

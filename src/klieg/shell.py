@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from klieg.views.picture import Picture
 
+Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")]
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
 
 MOST_TEXT = 2**28  # bytes of a text

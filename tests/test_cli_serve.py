@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from made import made
 
-from klieg import serving
+from klieg.commands import serve
 from klieg.errors import KliegError
 from klieg.explorer import server
 
@@ -16,7 +16,7 @@ def test_traces_are_opened_by_names_that_differ(tmp_path) -> None:
         (tmp_path / f"{n}").mkdir()
         paths.append(tmp_path / f"{n}" / "a.klieg")
         made("random", text).save(paths[-1])
-    found = serving.opened(paths)
+    found = serve.opened(paths)
     assert {name: trace.text for name, trace in found.items()} == {
         "a.klieg": "one two", "a.klieg (2)": "three", "a.klieg (3)": "four"}
 
@@ -26,7 +26,7 @@ def test_the_server_is_given_traces_and_models(tmp_path, monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(server, "serve", lambda desk, *rest: asked.append((desk, rest)))
     with pytest.raises(KeyboardInterrupt):
-        serving.serve([tmp_path / "a.klieg"], None, 0, "127.0.0.1", False, "zh")
+        serve.serve([tmp_path / "a.klieg"], None, 0, "127.0.0.1", False, "zh")
     (desk, (port, browser, language, _, host)), = asked
     assert list(desk.files) == ["a.klieg"] and "chat" in desk.models
     assert (port, browser, language, host) == (0, False, "zh", "127.0.0.1")
@@ -35,6 +35,6 @@ def test_the_server_is_given_traces_and_models(tmp_path, monkeypatch) -> None:
 def test_what_is_no_trace_is_said_before_the_page_is_opened(tmp_path) -> None:
     (tmp_path / "a.klieg").write_text("no trace")
     with pytest.raises(KliegError, match="not a whole trace"):
-        serving.serve([tmp_path / "a.klieg"], None, 0, "127.0.0.1", False, None)
+        serve.serve([tmp_path / "a.klieg"], None, 0, "127.0.0.1", False, None)
     with pytest.raises(KliegError, match="there is no trace"):
-        serving.serve([tmp_path / "b.klieg"], None, 0, "127.0.0.1", False, None)
+        serve.serve([tmp_path / "b.klieg"], None, 0, "127.0.0.1", False, None)

@@ -11,7 +11,7 @@ import typer
 
 from klieg import shell
 from klieg.errors import KliegError
-from klieg.shell import Language
+from klieg.shell import Language, Model
 
 if TYPE_CHECKING:
     from klieg.views.picture import Picture
@@ -34,7 +34,7 @@ def whatif(
     rank: Annotated[bool, typer.Option("--rank", help="Rank all heads by what muting each does.")] = False,
     after: Annotated[int | None, typer.Option(help="Token whose next one is asked for, from 0; by default the last.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Likeliest tokens of each pass that are compared.")] = 8,
-    model: Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")] = "chat",
+    model: Model = "chat",
     to: Annotated[str | None, typer.Option(help="Language of a translator's target, where it has several.")] = None,
     target: Annotated[str | None, typer.Option(help="A translator's target; by default what it finds unchanged.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Numbers; - for standard output.")] = None,

@@ -18,7 +18,7 @@ import typer
 
 from klieg import shell
 from klieg.errors import KliegError
-from klieg.shell import Language
+from klieg.shell import Language, Model
 
 if TYPE_CHECKING:
     from klieg.beam import Search
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK = 2**16  # bytes of standard input that are waited for at once, at most
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")]
 To = Annotated[str | None, typer.Option(help="Language to translate into, where the model has several.")]
 Beam = Annotated[int, typer.Option(min=1, max=1000, help="Hypotheses that are followed at once; 1 is greedy search.")]
 Alpha = Annotated[float, typer.Option(help="Length penalty; 0 ranks by probability, which prefers short texts.")]

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from klieg import shell
-from klieg.shell import Language
+from klieg.shell import Language, Model
 
 
 def flow(
     text: Annotated[str, typer.Argument(help="The text that is read; - reads standard input.")],
     token: Annotated[int | None, typer.Option(help="Token that is flowed to, from 0; by default the last.")] = None,
     without_first: Annotated[bool, typer.Option("--without-first", help="Leave out what rests on the first token.")] = False,
-    model: Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")] = "chat",
+    model: Model = "chat",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Numbers; - for standard output.")] = None,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="The table in colour, at any size.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="The same in pixels.")] = None,

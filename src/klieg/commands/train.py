@@ -1,0 +1,102 @@
+"""The commands of a training run: `train` makes a model by a recipe, `data` fetches the texts that it names."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from klieg import shell
+from klieg.errors import KliegError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from klieg.train import Trainer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file; see recipes/.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, where it also goes on; by default runs/NAME.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of texts; by default KLIEG_DATA.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads; by default all.")] = None,
+    shard: Annotated[bool, typer.Option("--shard", help="Spread a model that outgrows a card over the processes of "
+                                                        "torchrun.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what memory and time the run needs here.")] = False,
+) -> None:
+    """Train a model by a recipe. Interrupt it at any time and give the same command to go on.
+
+    Several processes share a run that is started with: torchrun --nproc-per-node 2 -m klieg train RECIPE
+    """
+    import torch
+
+    from klieg.estimate import estimated
+    from klieg.parallel import group
+    from klieg.recipe import read
+    from klieg.train import Trainer, check
+
+    found = read(recipe)
+    folder = out or Path("runs") / found.name
+    if threads:
+        torch.set_num_threads(threads)
+    console = shell.console(error=True)
+    with group(shard) as processes:
+        def say(line: str) -> None:
+            if processes.rank == 0:
+                console.print(line, style="dim", soft_wrap=True)
+
+        begun = bool(processes.sum(any(folder.glob("state-*"))))
+        if not begun and not estimate:
+            processes.lead(partial(check, found, folder, data))
+        if not begun or estimate:
+            needs = estimated(found, processes)
+            say(needs.line)
+            processes.lead(needs.check)
+        if not estimate:
+            _train(Trainer(found, folder, data, say, processes), console)
+
+
+def _train(trainer: Trainer, console: Console) -> None:
+    """To the last step; process 0 shows how it goes and draws the curve."""
+    from klieg.views.progress import watched
+
+    if trainer.group.rank:
+        deque(trainer.run(), maxlen=0)
+        return
+    for progress in watched(trainer.run(), trainer.step, console):
+        if progress.validation_loss is not None:
+            try:
+                _curve(trainer.curve, trainer.folder / "loss.png")
+            except KliegError as e:  # a machine without fonts can still train
+                console.print(f"no picture of the loss: {e}", soft_wrap=True)
+    asked = {"marian": 'translate "I love you"', "bert": 'fill "It was a [MASK] night"'}
+    ask, model = asked.get(trainer.recipe.model.model_type, 'generate "Once upon a time"'), trainer.folder / "model"
+    console.print(f"the model is in {model}; try: klieg {ask} --model {model}", soft_wrap=True)
+
+
+def _curve(curve: list, path: Path) -> None:
+    from klieg.checkpoint import atomic
+    from klieg.views import png
+    from klieg.views.curve import curve as picture
+
+    body = png.lower(picture([(p.step, p.loss) for p in curve],
+                             [(p.step, p.validation_loss) for p in curve if p.validation_loss is not None]))
+    with atomic(path) as part:
+        part.write_bytes(body)
+
+
+def data(
+    name: Annotated[str, typer.Argument(help="wmt14-en-de, wmt14-en-fr or multi30k.")],
+    out: Annotated[Path, typer.Option(help="Folder of texts, as docs/data.md lays it out.")] = Path("texts"),
+) -> None:
+    """Fetch public parallel texts and check them. Interrupt it at any time and give the same command to go on."""
+    from klieg.download import download
+    from klieg.views.progress import counted
+
+    console = shell.console(error=True)
+    with counted(name, console) as step:
+        place = download(name, out, lambda file, done, size: step(done // 2**20, size // 2**20))
+    console.print(f"the texts are in {place}; name them by: klieg train RECIPE --data {out}", soft_wrap=True)
