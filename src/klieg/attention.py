@@ -23,30 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# What each rule lets a query at slot i see of a key at slot j. True = may attend.
-_SEES = {
-    "causal": lambda rule, i, j: j <= i,
-    "window": lambda rule, i, j: (i - j).abs() < rule.size,
-    "prefix": lambda rule, i, j: (j <= i) | (j < rule.size),
-    "padding": lambda rule, i, j: rule.table[:, None, None, :].index_select(3, j[0]),
-    "documents": lambda rule, i, j: (rule.table[:, i[:, 0], None] == rule.table[:, None, j[0]])[:, None],
-    "explicit": lambda rule, i, j: rule.table[..., i - rule.size, j],
-}
-_REASONS = {"causal": "future", "window": "outside the window", "prefix": "future", "padding": "padding",
-            "documents": "another document", "explicit": "not allowed"}
-
-
-@dataclass(frozen=True, eq=False)
-class Rule:
-    """One reason to hide keys: its kind, and the one number or table that the kind needs."""
-
-    kind: str
-    size: int = 0
-    table: Tensor | None = None
-
-    @property
-    def reason(self) -> str:
-        return _REASONS[self.kind]
+from klieg.rules import Rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +43,20 @@ class Mask:
         return Mask((Rule("causal"),))
 
     @staticmethod
-    def window(size: int) -> Mask:
-        """A query sees slots nearer than `size`, on both sides; compose with causal()."""
-        return Mask((Rule("window", size),))
+    def window(size: int, global_tokens: int = 0) -> Mask:
+        """A query sees slots nearer than `size`, on both sides; compose with causal(). The first `global_tokens` slots
+        see all and are seen by all."""
+        return Mask((Rule("window", size, global_tokens=global_tokens),))
+
+    @staticmethod
+    def block(size: int, global_tokens: int = 0) -> Mask:
+        """A query sees the block of `size` slots that it stands in; global tokens as in window()."""
+        return Mask((Rule("block", size, global_tokens=global_tokens),))
+
+    @staticmethod
+    def strided(size: int, global_tokens: int = 0) -> Mask:
+        """A query sees slots nearer than `size`, and beyond them every `size`-th; global tokens as in window()."""
+        return Mask((Rule("strided", size, global_tokens=global_tokens),))
 
     @staticmethod
     def prefix(length: int) -> Mask:
@@ -90,6 +78,11 @@ class Mask:
         """allowed (b or 1, h or 1, i, j), bool; its first row belongs to the query at `first_slot`."""
         return Mask((Rule("explicit", first_slot, allowed.bool()),))
 
+    @property
+    def scattered(self) -> bool:
+        """Whether a stride or global tokens scatter what a query sees; see Rule."""
+        return any(rule.scattered for rule in self.rules)
+
     def __and__(self, other: Mask) -> Mask:
         return Mask(self.rules + other.rules)
 
@@ -98,7 +91,7 @@ class Mask:
         i, j = slots[:, None], keys[None, :]
         seen = torch.ones(1, 1, len(slots), len(keys), dtype=torch.bool, device=keys.device)
         for rule in self.rules:
-            seen = seen & _SEES[rule.kind](rule, i, j)
+            seen = seen & rule.sees(i, j)
         return seen
 
     def reason(self, slot: int, key: int, batch: int = 0, head: int = 0) -> str | None:

@@ -1,4 +1,5 @@
-"""Changes of attention, and how they are written: heads are muted, edges cut, the first token hidden, scores sharpened.
+"""Changes of attention, and how they are written: heads are muted, edges cut, the first token hidden, scores sharpened,
+and heads keep only the pairs of a sparse pattern.
 
     model = changed(model, [Mute(Heads(3, 2)), HideFirst()])     # shares all weights; the given model stays as it is
     read("cut 3.2.4.1")                                          # layer 3, head 2: token 4 no longer sees token 1
@@ -19,10 +20,11 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from klieg.attention import Mask, slots
+from klieg.attention import Mask, scores, slots
 from klieg.errors import KliegError
 from klieg.layers import Entry
 from klieg.models import Model
+from klieg.patterns import Pattern
 from klieg.seq2seq import Marian
 
 LARGEST = 100.0   # factor; far beyond it float32 cannot tell one score from the next
@@ -172,6 +174,34 @@ class Sharpen:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """The heads see only what a sparse pattern keeps of what they saw; it gets all the weight."""
+
+    heads: Heads
+    pattern: Pattern
+
+    def __str__(self) -> str:
+        return f"keep {self.heads}={self.pattern}"
+
+    def made(self, entry: Entry, heads: list[int]) -> Entry:
+        """What enters instead: one rule more, or for some of the heads a table. KliegError for a pattern of positions in
+        cross-attention, whose queries stand nowhere among its keys."""
+        if self.pattern.mask is not None and entry.kind == "cross":
+            raise KliegError(f"{self}: {self.pattern} goes by position, and a target has none in its source; keep top:SIZE, "
+                             "or name self or encoder heads.",
+                             zh=f"{self}：{self.pattern} 按位置取舍，而译文在原文中没有位置；请用 top:SIZE，"
+                                "或改选 self、encoder 的头。")
+        if self.pattern.mask is not None and len(heads) == entry.q.shape[1]:
+            return replace(entry, mask=entry.mask & self.pattern.mask)
+        queries, keys = entry.q.shape[2], entry.k.shape[2]
+        at = slots(queries, keys, entry.q.device), torch.arange(keys, device=entry.q.device)
+        s = scores(entry.q, entry.k).masked_fill(~_seen(entry), -torch.inf)[:, heads]
+        allowed = torch.ones(len(entry.q), entry.q.shape[1], queries, keys, dtype=torch.bool, device=entry.q.device)
+        allowed[:, heads] = self.pattern.kept(s, *at).expand(s.shape)
+        return _hidden(entry, allowed)
+
+
+@dataclass(frozen=True)
 class Replace:
     """A word is replaced wherever it stands in the text. The tokens of other changes are those of the new text."""
 
@@ -193,7 +223,7 @@ class Replace:
 
 
 M = TypeVar("M", bound=Model)
-OfAttention = Mute | Cut | HideFirst | Sharpen
+OfAttention = Mute | Cut | HideFirst | Sharpen | Keep
 Change = OfAttention | Replace
 
 
@@ -262,6 +292,7 @@ _WRITTEN = {
     "cut": (_HEADS + r"\.(?P<query>\d{1,9})\.(?P<key>\d{1,9})", "LAYER.HEAD.QUERY.KEY, for example 3.2.4.1"),
     "hide-first": (_HEADS, "all, or heads: 3.2, 3.g1, 3.all"),
     "sharpen": (_HEADS + r"=(?P<factor>\d{1,9}(?:\.\d{0,20})?(?:e-?\d{1,3})?)", "LAYER.HEAD=FACTOR, for example 3.2=2"),
+    "keep": (_HEADS + r"=(?P<pattern>.*)", "LAYER.HEAD=PATTERN, for example all=window:128 or 3.2=top:16"),
     "replace": (r"(?P<old>[^=]+)=(?P<new>.*)", "OLD=NEW, for example love=hate"),
 }
 
@@ -286,4 +317,6 @@ def read(text: str) -> Change:
         return Cut(heads, int(part["query"]), int(part["key"]))
     if verb == "sharpen":
         return Sharpen(heads, float(part["factor"]))
+    if verb == "keep":
+        return Keep(heads, Pattern.read(part["pattern"]))
     return Mute(heads) if verb == "mute" else HideFirst(heads)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import typer
 
 from klieg import shell
-from klieg.commands import atlas, bench, explain, flow, generate, lab, maps, models, serve, train, translate, whatif
+from klieg.commands import atlas, bench, explain, flow, generate, lab, maps, models, serve, sparse, train, translate, whatif
 
 COMMANDS = {
     "explain": explain.explain, "map": maps.map_text, "heads": maps.heads, "zoom": maps.zoom, "atlas": atlas.atlas,
-    "whatif": whatif.whatif, "flow": flow.flow, "lab": lab.lab, "translate": translate.translate,
+    "whatif": whatif.whatif, "flow": flow.flow, "sparse": sparse.sparse, "lab": lab.lab, "translate": translate.translate,
     "evaluate": translate.evaluate, "align": translate.align, "generate": generate.generate, "chat": generate.chat,
     "fill": generate.fill, "export": models.export, "train": train.train, "data": train.data, "models": models.list_models,
     "serve": serve.serve,

@@ -27,10 +27,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from klieg import kernels
-from klieg.attention import Mask, Rule
+from klieg.attention import Mask
 from klieg.errors import KliegError, first_line
 from klieg.kernels import EVERYTHING, Attention
 from klieg.kernels.surveys import USUAL
+from klieg.rules import Rule
 from klieg.survey import LARGEST, TOP, Survey, SurveySpec
 from klieg.tiles import part, reach
 
@@ -255,7 +256,8 @@ def _meet(tensors: dict[str, Tensor | None], mask: Mask, rows: Sequence[slice], 
     def say(_: None) -> dict:
         held = [(x.start, x.stop) for x in rows]
         count = sum(stop - start for start, stop in held)
-        about = {"mask": [(rule.kind, rule.size if rule.table is None else tuple(rule.table.shape)) for rule in mask.rules]}
+        about = {"mask": [(rule.kind, (rule.size, rule.global_tokens) if rule.table is None else tuple(rule.table.shape))
+                          for rule in mask.rules]}
         for name, x in tensors.items():
             axes = 4 if name in ("q", "k", "v") else 3
             if x is not None and (x.ndim != axes or x.shape[2] != count or count == 0):

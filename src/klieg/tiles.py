@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from klieg.attention import Mask, Rule
+from klieg.attention import Mask
+from klieg.rules import SPARSE, Rule
 
 # Numbers in one tile: on a CPU it stays near the core, elsewhere it fills the device.
 _CPU_TILE, _DEVICE_TILE = 2**19, 2**25
@@ -28,12 +29,16 @@ def narrow(mask: Mask, slots: range, keys: range) -> Mask:
 
 
 def _shows_all(rule: Rule, slots: range, keys: range) -> bool:
+    if rule.global_tokens and min(slots[-1], keys[-1]) < rule.global_tokens:
+        return True
     if rule.kind == "causal":
         return keys[-1] <= slots[0]
     if rule.kind == "prefix":
         return keys[-1] <= slots[0] or keys[-1] < rule.size
-    if rule.kind == "window":
+    if rule.kind in ("window", "strided"):
         return max(slots[-1] - keys[0], keys[-1] - slots[0]) < rule.size
+    if rule.kind == "block":
+        return min(slots[0], keys[0]) // rule.size == max(slots[-1], keys[-1]) // rule.size
     return False
 
 
@@ -45,9 +50,28 @@ def reach(mask: Mask, slots: range, keys: range) -> range:
             stop = min(stop, slots.stop)
         elif rule.kind == "prefix":
             stop = min(stop, max(slots.stop, rule.size))
+        elif rule.scattered:
+            continue
         elif rule.kind == "window":
             start, stop = max(start, slots.start - rule.size + 1), min(stop, slots.stop + rule.size - 1)
+        elif rule.kind == "block":
+            start, stop = max(start, slots[0] // rule.size * rule.size), min(stop, (slots[-1] // rule.size + 1) * rule.size)
     return range(start, max(start, stop))
+
+
+def hides_all(mask: Mask, slots: range, keys: range) -> bool:
+    """Whether a window, a block or a stride hides all of these keys from all of these slots; tables are not looked at."""
+    return any(rule.kind in SPARSE and min(slots[0], keys[0]) >= rule.global_tokens and not _touches(rule, slots, keys)
+               for rule in mask.rules)
+
+
+def _touches(rule: Rule, slots: range, keys: range) -> bool:
+    """Whether any of these pairs is seen, global tokens aside."""
+    if rule.kind == "block":
+        return slots[0] // rule.size <= keys[-1] // rule.size and keys[0] // rule.size <= slots[-1] // rule.size
+    least, most = slots[0] - keys[-1], slots[-1] - keys[0]                  # of slot - key
+    near = least < rule.size and most > -rule.size
+    return near or (rule.kind == "strided" and most // rule.size * rule.size >= least)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +123,18 @@ class Scores:
         """Blocks of queries, so small that a tile of `wide` keys is of a bounded size."""
         size = _CPU_TILE if self.q.device.type == "cpu" else _DEVICE_TILE
         step = max(16, size // (self.q.shape[0] * self.q.shape[1] * min(wide, self.k.shape[2])))
+        # Under a window or a block, a tile with many more rows than it is wide would be mostly hidden.
+        near = min((rule.size for rule in self.mask.rules if rule.kind in SPARSE), default=step)
+        step = min(step, max(near // 2, wide))
         return _blocks(0, self.q.shape[2], step)
 
     def columns(self, rows: slice, wide: int) -> Iterator[slice]:
-        """Blocks of at most `wide` keys, of the keys within reach of these rows."""
-        seen = reach(self.mask, self.slots(rows), self.keys(slice(0, self.k.shape[2])))
-        return _blocks(seen.start - self.first_key, seen.stop - self.first_key, wide)
+        """Blocks of at most `wide` keys, of the keys within reach of these rows; none that the mask hides altogether."""
+        slots = self.slots(rows)
+        seen = reach(self.mask, slots, self.keys(slice(0, self.k.shape[2])))
+        for columns in _blocks(seen.start - self.first_key, seen.stop - self.first_key, wide):
+            if not hides_all(self.mask, slots, self.keys(columns)):
+                yield columns
 
     def capped(self, rows: slice, columns: slice, room: Tensor | None = None) -> Tensor:
         """softcap(scale * q k^T): (b, h, i, j) of the tile, written into `room` where that is given."""

@@ -31,10 +31,11 @@ import torch
 from torch import Tensor
 
 from klieg.atomic import atomic
-from klieg.attention import Mask, Rule
+from klieg.attention import Mask
 from klieg.blocks import ORDERS, Block, Stream
 from klieg.certificate import Certificate, Place, recomputed
 from klieg.errors import KliegError, first_line
+from klieg.rules import Rule
 from klieg.survey import Survey
 from klieg.trace import Call, Source, Trace
 
@@ -76,8 +77,8 @@ def write(trace: Trace, path: Path) -> None:
     for index, call in enumerate(trace.calls):
         said = {name: getattr(call, name) for name in _FACTS}
         said |= {name: put(f"{index}.{name}", getattr(call, name)) for name in _TENSORS}
-        said["mask"] = [{"kind": rule.kind, "size": rule.size, "table": put(f"{index}.mask.{n}", rule.table)}
-                        for n, rule in enumerate(call.mask.rules)]
+        said["mask"] = [{"kind": rule.kind, "size": rule.size, "table": put(f"{index}.mask.{n}", rule.table),
+                         "global_tokens": rule.global_tokens} for n, rule in enumerate(call.mask.rules)]
         said["certificate"] = call.certificate and asdict(call.certificate)
         said["survey"] = call.survey and {"kernel": call.survey.kernel} | {
             name: put(f"{index}.survey.{name}", x) for name, x in call.survey.tensors().items()}
@@ -251,7 +252,8 @@ def _call(said: dict[str, Any], shelf: dict[str, Tensor]) -> Call:
     for name, kinds in _FACTS.items():
         if not isinstance(said[name], kinds):
             raise ValueError(f"the {name} of a layer is {said[name]!r}")
-    mask = Mask(tuple(Rule(rule["kind"], rule["size"], _at(rule["table"], shelf)) for rule in said["mask"]))
+    mask = Mask(tuple(Rule(rule["kind"], rule["size"], _at(rule["table"], shelf), rule.get("global_tokens", 0))
+                      for rule in said["mask"]))
     survey = said["survey"] and Survey(**{
         f.name: said["survey"]["kernel"] if f.name == "kernel" else _at(said["survey"].get(f.name), shelf)
         for f in fields(Survey)})
@@ -288,3 +290,5 @@ def _fits(call: Call) -> None:
         raise ValueError(f"q and k of layer {call.layer} are of different widths")
     for rule in call.mask.rules:
         rule.reason  # noqa: B018 - KeyError for a kind that there is not
+        if rule.kind in ("block", "strided") and rule.size < 1:
+            raise ValueError(f"a {rule.kind} of layer {call.layer} is of size {rule.size}")

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from klieg.attention import _REASONS
 from klieg.errors import KliegError
+from klieg.rules import REASONS as OF_RULES
 from klieg.views.palette import Paint
 from klieg.views.picture import FAINT, Span
 from klieg.views.words import REASONS, WORDS, phrase, reason, say
@@ -23,7 +23,7 @@ def test_no_phrase_gives_a_reason_for_a_look_or_shouts() -> None:
 
 
 def test_every_reason_of_a_mask_has_a_chinese_word() -> None:
-    assert set(_REASONS.values()) <= set(REASONS)
+    assert set(OF_RULES.values()) <= set(REASONS)
     assert reason("future", "zh") == "未来的位置" and reason("future", "en") == "future"
 
 

@@ -30,6 +30,8 @@ def whatif(
                                                          "the first token.")] = None,
     sharpen: Annotated[list[str] | None, typer.Option(metavar=f"{HEADS}=FACTOR", help="Multiplies the scores of a head: above "
                                                       "1 sharper, below 1 flatter.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(metavar=f"{HEADS}|all=PATTERN", help="Heads that see only what a sparse "
+                                                   "pattern keeps, for example all=window:128; see klieg sparse.")] = None,
     replace: Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Another word instead.")] = None,
     rank: Annotated[bool, typer.Option("--rank", help="Rank all heads by what muting each does.")] = False,
     after: Annotated[int | None, typer.Option(help="Token whose next one is asked for, from 0; by default the last.")] = None,
@@ -44,7 +46,8 @@ def whatif(
 ) -> None:
     """Change heads, edges or words, and compare what comes next."""
     language = shell.language(lang)
-    asked = {"mute": mute, "cut": cut, "hide-first": hide_first, "sharpen": sharpen, "replace": replace}
+    asked = {"mute": mute, "cut": cut, "hide-first": hide_first, "sharpen": sharpen, "keep": keep,
+             "replace": replace}
     written = [f"{verb} {given}" for verb, several in asked.items() for given in several or []]
     if not written and not rank:
         raise KliegError("nothing is changed; name a change, for example --mute 3.2, or rank all heads with --rank.")

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from klieg.attention import Mask
 from klieg.errors import KliegError, nearest
-from klieg.kernels import dense, fused, native, packed, streamed, surveys
+from klieg.kernels import dense, fused, native, packed, sparse, streamed, surveys
 from klieg.kernels.surveys import Pooled, pooled, survey
 from klieg.survey import Survey, SurveySpec
 
 __all__ = ["KERNELS", "Attention", "Pooled", "attend", "choose", "pooled", "survey"]
 
-KERNELS = ("dense", "fused", "native", "packed", "streamed")
+KERNELS = ("dense", "fused", "native", "packed", "sparse", "streamed")
 EVERYTHING = Mask()
 
 # From so many queries on, the native kernel is faster than torch's fused one (benchmarks/attention.py).
@@ -83,7 +83,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
         output, found = surveys.attended(q, k, v, mask, survey, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
         lse = found.lse
     else:
-        run = {"dense": dense, "native": native, "streamed": streamed}[kernel].attention
+        run = {"dense": dense, "native": native, "sparse": sparse, "streamed": streamed}[kernel].attention
         output, lse = run(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
     lse = lse.detach()
     if survey is not None and found is None:
@@ -95,7 +95,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
 def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None, sinks: Tensor | None,
            bias: Tensor | None, surveyed: bool = False) -> str:
     """The quickest kernel that is exact for this call; a survey is a pass of its own after any but the native one."""
-    natively = native.refusal(q, k, v, sinks, bias) is None
+    if q.shape[2] >= MANY and sparse.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
+        return "sparse"
+    # A table of all pairs is what the native kernel would need for a scattered rule.
+    natively = native.refusal(q, k, v, sinks, bias) is None and not mask.scattered
     if natively and (surveyed or q.shape[2] >= MANY):
         return "native"
     if packed.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
@@ -114,7 +117,7 @@ def _refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: 
         raise KliegError(f"there is no kernel {kernel!r}." + nearest(kernel, list(KERNELS)))
     if kernel == "native":
         return native.refusal(q, k, v, sinks, bias)
-    module = {"fused": fused, "packed": packed}.get(kernel)
+    module = {"fused": fused, "packed": packed, "sparse": sparse}.get(kernel)
     return module and module.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
 
 
@@ -140,6 +143,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: float | None, s
     if bias is not None and not _broadcasts(bias.shape, full):
         raise KliegError(f"attend() got bias {tuple(bias.shape)}; expected a shape that broadcasts to {full}.")
     for rule in mask.rules:
+        if rule.kind in ("block", "strided") and rule.size < 1:
+            raise KliegError(f"Mask.{rule.kind}() got size {rule.size}; expected at least 1.")
         if rule.table is not None:
             _check_table(rule.kind, rule.table, rule.size, full)
 

@@ -1,8 +1,8 @@
 """A mask as the native kernel reads it: for every query a span of keys, and tables for what is no span.
 
-Causality, windows and prefixes are spans by nature; padding at either end and documents that lie
-in one piece become spans by a look at their tables, which are O(N). Only what is left is looked
-up number by number.
+Causality, windows, blocks and prefixes are spans by nature; padding at either end and documents that
+lie in one piece become spans by a look at their tables, which are O(N). Only what is left is looked
+up number by number; strides and global tokens become a table of all pairs, which sparse.py spares.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ def spans(mask: Mask, slots: range, keys: range) -> Spans:
             last = last.minimum(slot + 1)
         elif rule.kind == "prefix":
             last = last.minimum((slot + 1).clamp(min=rule.size))
+        elif rule.scattered:
+            allowed = _both(allowed, Mask((rule,)).visible(slot[0], torch.arange(keys.start, keys.stop)))
+        elif rule.kind == "block":
+            start = slot.div(rule.size, rounding_mode="floor") * rule.size
+            first, last = first.maximum(start), last.minimum(start + rule.size)
         elif rule.kind == "window":
             first, last = first.maximum(slot - rule.size + 1), last.minimum(slot + rule.size)
         elif rule.kind == "padding":
@@ -56,12 +61,16 @@ def spans(mask: Mask, slots: range, keys: range) -> Spans:
             else:
                 first, last = first.maximum(pieces[0][:, slot[0]]), last.minimum(pieces[1][:, slot[0]])
         else:
-            table = rule.table[:, :, slot[0] - rule.size][..., keys.start:keys.stop]
-            allowed = table if allowed is None else allowed & table
+            allowed = _both(allowed, rule.table[:, :, slot[0] - rule.size][..., keys.start:keys.stop])
     first = first.clamp(keys.start, keys.stop) - keys.start
     last = last.clamp(keys.start, keys.stop) - keys.start
     ids = _together(documents) if documents else None
     return Spans(first, last, real, None if ids is None else (ids[:, slot[0]], ids[:, keys.start:keys.stop]), allowed)
+
+
+def _both(allowed: Tensor | None, table: Tensor) -> Tensor:
+    """What two tables of pairs allow, or the only one."""
+    return table if allowed is None else allowed & table
 
 
 def _piece(real: Tensor) -> tuple[Tensor, Tensor, bool]:

@@ -25,13 +25,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, soft
     return _Streamed.apply(q, k, v, sinks, bias, mask, scale, softcap)
 
 
+def compute(scores: Scores, v: Tensor, sinks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The same of a part of a longer text, with the values (b, g, j, e) of its keys."""
+    output, lse = scores.q.new_empty(*scores.q.shape[:3], v.shape[3]), scores.q.new_empty(scores.q.shape[:3])
+    for rows in scores.rows(KEYS):
+        output[:, :, rows], lse[:, :, rows] = _forward(scores, v, sinks, rows)
+    return output, lse
+
+
 def log_sum_exp(scores: Scores, sinks: Tensor | None) -> Tensor:
     """The log-sum-exp (b, h, i) alone, also of a part of a longer text."""
-    lse = scores.q.new_empty(scores.q.shape[:3])
     narrow = scores.k.new_zeros(*scores.k.shape[:3], 1)         # values, of which it asks nothing
-    for rows in scores.rows(KEYS):
-        lse[:, :, rows] = _forward(scores, narrow, sinks, rows)[1]
-    return lse
+    return compute(scores, narrow, sinks)[1]
 
 
 class _Streamed(torch.autograd.Function):
@@ -39,10 +44,7 @@ class _Streamed(torch.autograd.Function):
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, bias: Tensor | None, mask: Mask,
                 scale: float, softcap: float | None) -> tuple[Tensor, Tensor]:
         scores = Scores.of(q, k, mask, scale=scale, softcap=softcap, bias=bias)
-        output = q.new_empty(*q.shape[:3], v.shape[3])
-        lse = q.new_empty(q.shape[:3])
-        for rows in scores.rows(KEYS):
-            output[:, :, rows], lse[:, :, rows] = _forward(scores, v, sinks, rows)
+        output, lse = compute(scores, v, sinks)
         ctx.save_for_backward(q, k, v, sinks, bias, output, lse)
         ctx.options = mask, scale, softcap
         ctx.mark_non_differentiable(lse)

@@ -46,6 +46,8 @@ def survey(q: Tensor, k: Tensor, lse: Tensor | None, mask: Mask, spec: SurveySpe
     """
     part = _Part.of(q, k, lse, mask, scale, softcap, bias, rows, keys, shape)
     why = native.refusal(part.scores.q, part.scores.k, None)
+    if kernel is None and mask.scattered:
+        kernel = "streamed"         # which skips tiles, where the native one would need a table of all pairs
     if kernel == "native" and why:
         raise KliegError(f"the native kernel cannot make this survey: {why}; leave the kernel open or name streamed.")
     if kernel != "streamed" and why is None:
@@ -77,7 +79,7 @@ def pooled(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, rows: slice, keys: 
     part = _Part.of(q, k, lse, mask, scale, softcap, bias, rows, keys, shape)
     sizes = size if isinstance(size, tuple) else (size, size)
     down, across = edges(q.shape[2], sizes[0]), edges(k.shape[2], sizes[1])
-    if native.refusal(part.scores.q, part.scores.k, None) is None:
+    if native.refusal(part.scores.q, part.scores.k, None) is None and not mask.scattered:
         found = native.compute(part.scores, native.Wanted(row_edges=down, key_edges=across), lse=lse)
         total, highest = found["map_sum"], found["map_max"]
     else:

@@ -63,7 +63,8 @@ def outline(trace: Trace) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _facts(call: Call) -> dict[str, Any]:
     return {"layer": call.layer, "kind": call.kind, "heads": call.heads, "kv_heads": call.kv_heads, "queries": call.queries,
             "keys": call.keys, "scale": call.scale, "softcap": call.softcap, "kept": call.q is not None and call.k is not None,
-            "rules": [{"kind": rule.kind, "size": rule.size, "reason": rule.reason} for rule in call.mask.rules]}
+            "rules": [{"kind": rule.kind, "size": rule.size, "reason": rule.reason,
+                       **({"global_tokens": rule.global_tokens} if rule.global_tokens else {})} for rule in call.mask.rules]}
 
 
 def _statistics(call: Call) -> Tensor:

@@ -176,6 +176,22 @@ WORDS: dict[str, tuple[str, str]] = {
     "muting": ("What muting each head does", "逐个静音每个头的影响"),
     "in bits": ("divergence, bits", "散度，比特"),
     "likeliest lost": ("log₂ p of the likeliest", "最可能词元的 log₂ p"),
+    "sparse pattern": ("pattern", "模式"),
+    "sparse share": ("pairs kept", "保留的词对"),
+    "sparse mean": ("weight lost", "失去的权重"),
+    "sparse worst": ("worst head", "损失最大的头"),
+    "sparse last": ("bits, last token", "末词，比特"),
+    "sparse bits": ("bits, all tokens", "全部词元，比特"),
+    "sparse next": ("likeliest next", "最可能的下一词"),
+    "sparse dense": ("dense", "稠密"),
+    "sparse grid": ("weight that each head loses under {pattern}", "{pattern} 下每个头失去的权重"),
+    "sparse meaning": ("Weight lost: of a row's weights, which sum to 1, what stands on the pairs given up, in the mean over "
+                       "rows and heads. Bits: KL(dense ‖ sparse) of the next token's probabilities when every head really "
+                       "sees only the pairs kept.",
+                       "失去的权重：一行权重之和为 1，其中落在被舍弃词对上的部分，对各行各头取平均。"
+                       "比特：每个头真的只看保留的词对时，下一词元概率的 KL(稠密 ‖ 稀疏)。"),
+    "sparse saved": ("A saved trace has no model to run again: no bits.",
+                     "保存的记录里没有可以重新运行的模型，所以没有比特数。"),
     "cost asked": ("computed", "计算内容"),
     "cost heads asked": ("heads × width", "头 × 宽"),
     "cost length asked": ("tokens", "词元"),
@@ -192,8 +208,8 @@ WORDS: dict[str, tuple[str, str]] = {
                      "与 torch 的 scaled_dot_product_attention 单独运行（什么都不保留）的时间之比；"
                      "因果遮盖，float32，交替运行，取比值的中位数。"),
 }
-REASONS = {"future": "未来的位置", "outside the window": "在窗口之外", "padding": "填充",
-           "another document": "另一篇文档", "not allowed": "不被允许"}
+REASONS = {"future": "未来的位置", "outside the window": "在窗口之外", "another block": "在另一块",
+           "off the stride": "不在步长上", "padding": "填充", "another document": "另一篇文档", "not allowed": "不被允许"}
 
 
 def say(key: str, language: str, /, **values: object) -> str:

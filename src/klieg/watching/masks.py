@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from klieg.attention import Mask, Rule
+from klieg.attention import Mask
 from klieg.errors import KliegError
+from klieg.rules import Rule
 
 # rows -> which keys they see: (b or 1, h or 1, rows, keys), bool.
 Look = Callable[[slice], Tensor]

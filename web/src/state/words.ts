@@ -71,7 +71,8 @@ const en = {
   first: (share: string) => `first token: ${share}`,
   masked: (reasons: string) => `hidden: ${reasons} (−∞)`,
   reasons: {
-    'future': 'future positions', 'outside the window': 'outside the window', 'padding': 'padding',
+    'future': 'future positions', 'outside the window': 'outside the window', 'another block': 'another block',
+    'off the stride': 'off the stride', 'padding': 'padding',
     'another document': 'another document', 'not allowed': 'not allowed',
   } as Record<string, string>,
   links: 'Links',
@@ -189,7 +190,8 @@ const zh: typeof en = {
   first: (share) => `首词（汇）：${share}`,
   masked: (reasons) => `被遮盖：${reasons}（−∞）`,
   reasons: {
-    'future': '未来的位置', 'outside the window': '窗口之外', 'padding': '填充',
+    'future': '未来的位置', 'outside the window': '窗口之外', 'another block': '另一块', 'off the stride': '不在步长上',
+    'padding': '填充',
     'another document': '另一篇文档', 'not allowed': '不允许',
   },
   links: '连线',

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { cell, map } from './attention'
+import { cell, map, reason } from './attention'
 import { unpack, type Message, type Tensor } from './pack'
 import { axes, decode, headOf, type Head, type Trace } from './trace'
 
@@ -50,6 +50,17 @@ test('one weight written out', () => {
 test('a hidden key has a reason and no weight', () => {
   const a = cell(head(0), 0, 1)
   expect([a.reason, a.score, a.weight, a.modelWeight]).toEqual(['future', -Infinity, 0, 0])
+})
+
+test('sparse rules hide by distance, block and stride, and global tokens see all', () => {
+  const seen = (rule: object, slot: number, key: number) =>
+    reason({ call: { queries: 9, keys: 9, rules: [{ size: 3, reason: 'no', ...rule }] }, tables: [null] } as unknown as Head, slot, key) === null
+  const row = (rule: object, slot: number) => Array.from({ length: 9 }, (_, key) => (seen(rule, slot, key) ? 'x' : '.')).join('')
+  expect(row({ kind: 'window' }, 4)).toBe('..xxxxx..')
+  expect(row({ kind: 'block' }, 4)).toBe('...xxx...')
+  expect(row({ kind: 'strided' }, 7)).toBe('.x..xxxxx')
+  expect(row({ kind: 'block', global_tokens: 2 }, 8)).toBe('xx....xxx')
+  expect(row({ kind: 'block', global_tokens: 2 }, 1)).toBe('xxxxxxxxx')
 })
 
 test('softcap before bias, and a sink is the rest of the row', () => {

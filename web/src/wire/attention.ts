@@ -19,14 +19,17 @@ function scaled(head: Head, query: number, key: number, product: number): number
   return head.bias === null ? capped : capped + head.bias[query * keys + key]
 }
 
-// Why the mask hides a key from a query; null where it is seen. The rules are those of klieg/attention.py.
+// Why the mask hides a key from a query; null where it is seen. The rules are those of klieg/rules.py.
 export function reason(head: Head, query: number, key: number): string | null {
   const { queries, keys, rules } = head.call
   const slot = keys - queries + query
-  for (const [n, { kind, size, reason }] of rules.entries()) {
+  for (const [n, { kind, size, reason, global_tokens: shared = 0 }] of rules.entries()) {
     const table = head.tables[n]
+    if (slot < shared || key < shared) continue
     if (kind === 'causal' ? key > slot
       : kind === 'window' ? Math.abs(slot - key) >= size
+      : kind === 'block' ? Math.floor(slot / size) !== Math.floor(key / size)
+      : kind === 'strided' ? Math.abs(slot - key) >= size && (slot - key) % size !== 0
       : kind === 'prefix' ? key > slot && key >= size
       : kind === 'padding' ? !table!.data[key]
       : kind === 'documents' ? table!.data[slot] !== table!.data[key]

@@ -9,7 +9,7 @@ export interface Translation { source: string; target: string; tokens: string[] 
 export interface Certificate { row_sum_error: number; output_error: number }
 export interface Candidate { token: string; id: number; p: number }
 export interface Next { after: number; candidates: Candidate[] }
-export interface Rule { kind: string; size: number; reason: string }
+export interface Rule { kind: string; size: number; reason: string; global_tokens?: number }
 
 // One call of attention: `heads` query heads on `kv_heads` key/value heads.
 export interface Call {

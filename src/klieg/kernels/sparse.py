@@ -1,0 +1,118 @@
+"""Strides and global tokens: what the mask hides is never computed, though no query sees one span of keys.
+
+Tiles that are hidden altogether are few here: with a stride of 128, nearly every tile of 64 x 64 has a pair that is
+seen. But the seen pairs fall into four pieces without a pair in common, and in each of them, its tokens put in
+another order, every query sees one span, which the native kernel computes alone:
+
+    global   the global queries, over all keys
+    first    the other queries, over the global keys
+    near     the other queries, over the other keys of their window or block
+    far      every stride-th token together, a row of them for each remainder: each sees those before it, and
+             without causality also those behind it (the transposition of Child et al. 2019, section 5.2)
+
+The parts of a row join by their log-sum-exps, exactly: output = sum over parts of exp(lse_part - lse) output_part
+(Dao et al. 2022, "FlashAttention", section 3.1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from klieg.attention import Mask
+from klieg.kernels import native, streamed
+from klieg.rules import Rule
+from klieg.tiles import Scores
+
+
+def refusal(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None, sinks: Tensor | None,
+            bias: Tensor | None) -> str | None:
+    """Why this call is not a whole text under one scattered rule; None if it is."""
+    if sum(rule.scattered for rule in mask.rules) != 1:
+        return "its mask has no stride and no global tokens, or several rules with some; the others skip what one rule hides"
+    if any(not rule.scattered and rule.kind != "causal" for rule in mask.rules):
+        return "it knows no other rule than causality beside them"
+    if q.shape[2] != k.shape[2]:
+        return "it takes whole texts, with as many queries as keys"
+    if bias is not None:
+        return "it knows no bias"
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, sinks)):
+        return "it has no backward pass"
+    return None
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None,
+              sinks: Tensor | None, bias: None = None) -> tuple[Tensor, Tensor]:
+    """Output (b, h, i, e) and log-sum-exp (b, h, i) in the type of the inputs, float32 or float64."""
+    rule = next(rule for rule in mask.rules if rule.scattered)
+    causal = Mask(tuple(rule for rule in mask.rules if not rule.scattered))
+    options = {"scale": scale, "softcap": softcap, "bias": None}
+    joined, length = _Joined(q, v, sinks), k.shape[2]
+    some = min(rule.global_tokens, length)
+    rest = slice(some, length)
+    if some:
+        part = Scores(q[:, :, :some], k, causal, first_slot=0, **options)
+        joined.add(slice(0, some), *_computed(part, v))
+    if some < length:
+        others = q[:, :, rest], k[:, :, rest], v[:, :, rest]
+        if some:
+            part = Scores(others[0], k[:, :, :some], causal, first_slot=some, **options)
+            joined.add(rest, *_computed(part, v[:, :, :some]))
+        near = causal & Mask((Rule("window" if rule.kind == "strided" else rule.kind, rule.size),))
+        part = Scores(*others[:2], near, first_slot=some, first_key=some, **options)
+        joined.add(rest, *_computed(part, others[2]))
+        if rule.kind == "strided" and length - some > rule.size:
+            for rows, output, lse in _far(*others, rule.size, bool(causal.rules), options):
+                joined.add(slice(some + rows.start, some + rows.stop), output, lse)
+    return joined.output, joined.lse
+
+
+def _computed(part: Scores, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of one piece, by the native kernel where it can."""
+    if native.refusal(part.q, part.k, v) is not None:
+        return streamed.compute(part, v)
+    output = native.room(part.q, v)
+    return output, native.compute(part, native.Wanted(output), v=v)["lse"]
+
+
+def _far(q: Tensor, k: Tensor, v: Tensor, stride: int, causal: bool, options: dict) -> list[tuple[slice, Tensor, Tensor]]:
+    """Rows, output and log-sum-exp of what is seen beyond the window: of keys before, and without causality of those behind."""
+    count, texts = q.shape[2], q.shape[0]
+    high = -(-count // stride)
+    # A row of every stride-th token: (b * stride, h, high, d). The last of some rows is no token.
+    q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, high * stride - count)).unflatten(2, (high, stride))
+               .movedim(3, 1).flatten(0, 1) for x in (q, k, v))
+
+    def rows_of(x: Tensor) -> Tensor:
+        """Every stride-th token back in its place: (b, h, n, ...)."""
+        return x.unflatten(0, (texts, stride)).movedim(1, 3).flatten(2, 3)
+
+    # Each row but its first token sees all before it, and its own token is near: one step aside, that is plain causality.
+    before = Scores.of(q[:, :, 1:], k[:, :, :-1], Mask.causal(), **options)
+    rows = slice(stride, count)
+    found = [(rows, *(rows_of(x)[:, :, :count - stride] for x in _computed(before, v[:, :, :-1])))]
+    if not causal:
+        real = (torch.arange(high * stride, device=q.device) < count).view(high, stride).T[:, 1:].flip(1).repeat(texts, 1)
+        behind = Scores.of(q[:, :, :-1].flip(2), k[:, :, 1:].flip(2), Mask.causal() & Mask.padding(real), **options)
+        output, lse = _computed(behind, v[:, :, 1:].flip(2))
+        found.append((slice(0, (high - 1) * stride), rows_of(output.flip(2)), rows_of(lse.flip(2))))
+    return found
+
+
+class _Joined:
+    """Rows of the output, to which parts over different keys are added; a sink is a part without values."""
+
+    def __init__(self, q: Tensor, v: Tensor, sinks: Tensor | None) -> None:
+        self.output = q.new_zeros(*q.shape[:3], v.shape[3])
+        self.lse = q.new_full(q.shape[:3], -torch.inf)
+        if sinks is not None:
+            self.lse[:] = sinks.to(q.dtype)[:, None]
+
+    def add(self, rows: slice, output: Tensor, lse: Tensor) -> None:
+        old = self.lse[:, :, rows]
+        new = torch.logaddexp(old, lse)
+        # -inf where nothing is seen yet: 0 instead of it leaves both factors 0.
+        base = new.masked_fill(new == -torch.inf, 0)
+        self.output[:, :, rows] = (self.output[:, :, rows] * torch.exp(old - base)[..., None]
+                                   + output * torch.exp(lse - base)[..., None])
+        self.lse[:, :, rows] = new
