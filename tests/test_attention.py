@@ -18,13 +18,23 @@ Rule = tuple[Mask, Callable[[int, int, int, int], bool], str]
 
 @st.composite
 def rules(draw: st.DrawFn, batch: int, heads: int, keys: int) -> Rule:
-    kind = draw(st.sampled_from(["causal", "window", "prefix", "padding", "documents", "explicit"]))
+    kind = draw(st.sampled_from(["causal", "window", "block", "strided", "prefix", "padding", "documents",
+                                 "explicit"]))
     seed = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     if kind == "causal":
         return Mask.causal(), lambda b, h, i, j: j <= i, "future"
     if kind == "window":
-        size = draw(st.integers(1, keys + 1))
-        return Mask.window(size), lambda b, h, i, j: -size < i - j < size, "outside the window"
+        size, shared = draw(st.integers(1, keys + 1)), draw(st.sampled_from([0, 0, 1, 3]))
+        return (Mask.window(size, shared), lambda b, h, i, j: -size < i - j < size or i < shared or j < shared,
+                "outside the window")
+    if kind == "block":
+        size, shared = draw(st.integers(1, keys + 1)), draw(st.sampled_from([0, 0, 1, 3]))
+        return (Mask.block(size, shared), lambda b, h, i, j: i // size == j // size or i < shared or j < shared,
+                "another block")
+    if kind == "strided":
+        size, shared = draw(st.integers(1, keys + 1)), draw(st.sampled_from([0, 0, 1, 3]))
+        return (Mask.strided(size, shared), lambda b, h, i, j: (-size < i - j < size or (i - j) % size == 0 or i < shared
+                                                                or j < shared), "off the stride")
     if kind == "prefix":
         length = draw(st.integers(0, keys))
         return Mask.prefix(length), lambda b, h, i, j: j <= i or j < length, "future"

@@ -11,9 +11,10 @@ from test_models import GPT2, LLAMA, lively
 from test_seq2seq import lively as lively_translator
 
 from klieg.attention import Mask
-from klieg.changes import Change, Cut, Heads, HideFirst, Mute, Replace, Sharpen, changed, read, stacks
+from klieg.changes import Change, Cut, Heads, HideFirst, Keep, Mute, Replace, Sharpen, changed, read, stacks
 from klieg.errors import KliegError
 from klieg.layers import Observation
+from klieg.patterns import Pattern
 
 IDS = torch.tensor([[5, 17, 200, 3, 44, 90, 5]])
 SHAPES = {"llama": LLAMA, "gpt2": GPT2}
@@ -61,6 +62,25 @@ def without_first(s: torch.Tensor) -> torch.Tensor:
     return s
 
 
+def kept(seen):
+    """Scores of which only the pairs (i, j) with seen(i, j) are left."""
+    def edit(s: torch.Tensor) -> torch.Tensor:
+        at = torch.tensor([[seen(i, j) for j in range(len(s))] for i in range(len(s))])
+        return s.masked_fill(~at, -math.inf)
+    return edit
+
+
+def largest(count: int):
+    """Scores of which only the `count` largest of each row are left."""
+    def edit(s: torch.Tensor) -> torch.Tensor:
+        return torch.stack([row.masked_fill(row < row.sort(descending=True).values[:count][-1], -math.inf) for row in s])
+    return edit
+
+
+def everywhere(edit) -> dict:
+    return {(layer, head): edit for layer in range(3) for head in range(4)}
+
+
 def near(ours: torch.Tensor, expected: torch.Tensor, factor: float = 1e-5) -> bool:
     return (ours.double() - expected).abs().max().item() < factor * expected.abs().max().item()
 
@@ -73,6 +93,12 @@ def near(ours: torch.Tensor, expected: torch.Tensor, factor: float = 1e-5) -> bo
     (["hide-first all"], {(layer, head): without_first for layer in range(3) for head in range(4)}),
     (["sharpen 0.3=2.5"], {(0, 3): lambda s: s * 2.5}),
     (["sharpen 1.g0=0.5"], {(1, 0): lambda s: s * 0.5}),
+    (["keep all=window:2"], everywhere(kept(lambda i, j: i - j < 2))),
+    (["keep all=strided:2+global:1"], everywhere(kept(lambda i, j: i - j < 2 or (i - j) % 2 == 0 or j == 0))),
+    (["keep 1.2=block:3"], {(1, 2): kept(lambda i, j: i // 3 == j // 3)}),
+    (["keep all=top:2"], everywhere(largest(2))),
+    (["keep 0.3=top:2", "keep 2.all=window:3"],
+     {(0, 3): largest(2), **{(2, h): kept(lambda i, j: i - j < 3) for h in range(4)}}),
     (["sharpen 1.0=0.5", "sharpen 1.0=4", "hide-first 1.0"], {(1, 0): lambda s: without_first(s * 2)}),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 @torch.no_grad()
@@ -82,6 +108,36 @@ def test_scores_are_changed_as_the_formula_says(changes: list[str], edits: dict)
     assert near(model(IDS)[0], by_hand(model, IDS[0].tolist(), {}))
     assert not near(model(IDS)[0], expected, 1e-4)
     assert near(changed(model, list(map(read, changes)))(IDS)[0], expected)
+
+
+@torch.no_grad()
+def test_a_pattern_in_all_heads_is_a_rule_and_not_a_table() -> None:
+    seen: list[Observation] = []
+    changed(lively(LLAMA), [Keep(Heads(), Pattern("strided", 2, 1))])(IDS, observe=seen.append)
+    assert all([rule.table for rule in call.mask.rules] == [None, None] for call in seen) and len(seen) == 3
+    assert seen[1].mask.reason(4, 1) == "off the stride" and seen[1].mask.reason(4, 0) is None
+
+
+@torch.no_grad()
+def test_a_cache_keeps_what_the_whole_text_keeps() -> None:
+    """Blocks, strides and largest scores stand where they stand, however many tokens come at a time."""
+    for pattern in ("block:3", "strided:3+global:1", "window:2", "top:2"):
+        model = changed(lively(LLAMA), [read(f"keep all={pattern}"), read("keep 1.2=top:3")])
+        cache = model.new_cache(1, IDS.shape[1])
+        steps = [model(IDS[:, at], cache=cache) for at in (slice(0, 4), slice(4, 5), slice(5, 7))]
+        torch.testing.assert_close(torch.cat(steps, 1), model(IDS), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_cross_attention_keeps_its_largest_and_has_no_positions() -> None:
+    model = lively_translator()
+    source, target = torch.tensor([[7, 8, 9, 10, 1]]), torch.tensor([[2, 3, 4]])
+    usual = model(source, target)
+    assert not torch.equal(changed(model, [read("keep all=top:1")])(source, target), usual)
+    assert torch.equal(changed(model, [read("keep all=top:5")])(source, target), usual)
+    assert not torch.equal(changed(model, [read("keep encoder:all=window:2")])(source, target), usual)
+    with pytest.raises(KliegError, match="keep all=window:2: window:2 goes by position"):
+        changed(model, [read("keep all=window:2")])(source, target)
 
 
 @torch.no_grad()
@@ -199,6 +255,9 @@ def test_what_is_observed_is_what_was_computed() -> None:
     ("hide-first encoder:all", HideFirst(Heads(kind="encoder"))), ("cut 3.2.4.1", Cut(Heads(3, 2), 4, 1)),
     ("cut all.4.1", Cut(Heads(), 4, 1)), ("cut self:3.g0.4.1", Cut(Heads(3, group=0, kind="self"), 4, 1)),
     ("sharpen 3.2=2", Sharpen(Heads(3, 2), 2)), ("sharpen all=0.5", Sharpen(Heads(), 0.5)),
+    ("keep all=window:128", Keep(Heads(), Pattern("window", 128))),
+    ("keep 3.g1=strided:8+global:2", Keep(Heads(3, group=1), Pattern("strided", 8, 2))),
+    ("keep encoder:0.1=top:4", Keep(Heads(0, 1, kind="encoder"), Pattern("top", 4))),
     ("sharpen 0.0=1e-07", Sharpen(Heads(0, 0), 1e-7)), ("replace I love=you hate", Replace("I love", "you hate")),
     ("replace =x=", None), ("replace love=", Replace("love", "")),
 ])
@@ -214,6 +273,8 @@ def test_what_is_written_is_read(text: str, change: Change | None) -> None:
     ("silence 3.2", "no change 'silence'; it must be one of mute, cut"), ("mute 3", "mute is given '3'.*LAYER.HEAD"),
     ("mute", "mute is given ''"), ("mute 3.2.1", "LAYER.HEAD"), ("mute -1.2", "LAYER.HEAD"), ("mute 3.²", "LAYER.HEAD"),
     ("mute sideways:3.2", "LAYER.HEAD"), ("cut 3.2", "QUERY.KEY"), ("cut 3.2:4>1", "for example 3.2.4.1"),
+    ("keep 3.2", "keep is given '3.2'.*LAYER.HEAD=PATTERN"), ("keep all=window", "must be KIND:SIZE"),
+    ("keep all=top:0", "at least 1"), ("keep all=wndow:3", "Did you mean 'window'"), ("keep 9.0=top:1", "no layer 9"),
     ("sharpen 3.2", "FACTOR"), ("sharpen 3.2=-1", "FACTOR"), ("sharpen 3.2=nan", "FACTOR"),
     ("sharpen 3.2=1e999", "not between"),
     ("mute 9.0", "no layer 9; the model has layers 0 to 2"), ("mute 0.6", "no head 6; the model has heads 0 to 5"),

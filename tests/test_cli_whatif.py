@@ -17,7 +17,7 @@ from klieg.whatif import rank, whatif
 
 TEXT = "I love you"
 EVERY = ["--mute", "1.2", "--mute", "0.g1", "--cut", "2.1.3.1", "--hide-first", "all", "--sharpen", "1.4=2.5",
-         "--replace", "love=hate"]
+         "--keep", "2.3=window:2", "--replace", "love=hate"]
 
 
 def test_before_and_after_stand_side_by_side(tiny: Path) -> None:  # noqa: F811
@@ -40,7 +40,8 @@ def test_every_change_in_both_languages_and_any_width(tiny: Path) -> None:  # no
         assert ran.status == 0, ran.err
         assert all(word in ran.text for word in ("假如", "之前", "之后", "散度", "精确", "第 2 层", "静音"))
         assert max(map(width, ran.text.splitlines())) <= int(columns)
-        assert all(change in ran.text for change in ("mute 0.g1", "hide-first all", "sharpen 1.4=2.5", "replace love=hate"))
+        assert all(change in ran.text for change in ("mute 0.g1", "hide-first all", "sharpen 1.4=2.5", "keep 2.3=window:2",
+                                                  "replace love=hate"))
 
 
 def test_heads_are_ranked(tiny: Path) -> None:  # noqa: F811
@@ -60,7 +61,8 @@ def test_json_has_the_numbers(tiny: Path) -> None:  # noqa: F811
     ran = run("whatif", TEXT, *EVERY, "--rank", "--json", "-", "--model", tiny)
     assert ran.status == 0 and ran.err == ""
     said = json.loads(ran.out)
-    assert said["made"] == ["mute 1.2", "mute 0.g1", "cut 2.1.3.1", "hide-first all", "sharpen 1.4=2.5", "replace love=hate"]
+    assert said["made"] == ["mute 1.2", "mute 0.g1", "cut 2.1.3.1", "hide-first all", "sharpen 1.4=2.5", "keep 2.3=window:2",
+                            "replace love=hate"]
     found = whatif(str(tiny), TEXT, list(map(read, said["made"])), count=8)
     assert said["divergence"] == found.divergence and len(said["changes"]) == len(found.changes)
     assert said["after"]["text"] == "I hate you" and len(said["ranking"]) == 18 and said["model"] == str(tiny)
@@ -80,6 +82,7 @@ def test_pictures_are_written(tiny: Path, here: Path) -> None:  # noqa: F811
     (["--mute", "3"], "mute is given '3'.*LAYER.HEAD"),
     (["--mute", "3.0"], "no layer 3"), (["--mute", "0.9"], "no head 9"), (["--cut", "0.0.4"], "QUERY.KEY"),
     (["--cut", "0.0.0.0"], "would see nothing"), (["--cut", "0.0.1.2"], "does not see"), (["--hide-first", "x"], "hide-first"),
+    (["--keep", "all=wide:2"], "no pattern 'wide'"), (["--keep", "0.0"], "LAYER.HEAD=PATTERN"),
     (["--sharpen", "0.0=200"], "not between 0 and 100"), (["--replace", "cat"], "OLD=NEW"),
     (["--replace", "cat=dog"], "no word 'cat'"), (["--mute", "0.0", "--after", "99"], "no token 99"),
     (["--rank", "--after", "-1"], "no token -1"), (["--mute", "0.0", "--to", "zh"], "no translator"),

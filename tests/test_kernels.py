@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from klieg import tiles
 from klieg.attention import Mask
 from klieg.errors import KliegError
-from klieg.kernels import KERNELS, attend, choose, fused, native, packed, streamed
+from klieg.kernels import KERNELS, attend, choose, fused, native, packed, sparse, streamed
 from klieg.survey import SurveySpec
 
 NOTHING = {"softcap": None, "sinks": None, "bias": None}
@@ -70,13 +70,13 @@ class Call:
         return formula(self.q, self.k, self.v, self.seen, scale=scale, **self.options)
 
     def kernels(self) -> list[str]:
-        able = {"fused": fused, "packed": packed}
+        able = {"fused": fused, "packed": packed, "sparse": sparse}
         return [kernel for kernel in KERNELS if kernel not in able
                 or able[kernel].refusal(self.q, self.k, self.v, self.mask, **self.options) is None]
 
     def trainable(self) -> list[str]:
-        """The native kernel has no backward pass."""
-        return [kernel for kernel in self.kernels() if kernel != "native"]
+        """The native kernel and the sparse one have no backward pass."""
+        return [kernel for kernel in self.kernels() if kernel not in ("native", "sparse")]
 
 
 def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Mask, Tensor]]:
@@ -88,6 +88,13 @@ def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Ma
     def window(size: int) -> Tensor:
         return all_.tril(keys - queries + size - 1).triu(keys - queries - size + 1)
 
+    i, j = torch.arange(keys - queries, keys)[:, None], torch.arange(keys)
+
+    def sparse_of(seen: Tensor, shared: int = 0) -> Tensor:
+        return all_ & (seen | (i < shared) | (j < shared))
+
+    block = i.div(13, rounding_mode="floor") == j.div(13, rounding_mode="floor")
+    stride = ((i - j).abs() < 9) | ((i - j).remainder(9) == 0)
     real = torch.rand(batch, keys, generator=random) < 0.8
     left = torch.ones(batch, keys, dtype=torch.bool)
     left[0, :keys // 2 + 1] = False                              # the queries before it see nothing
@@ -107,6 +114,16 @@ def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Ma
         "causal": (Mask.causal(), causal),
         "window": (Mask.window(9), window(9)),
         "causal window": (Mask.causal() & Mask.window(20), causal & window(20)),
+        "block": (Mask.block(13), sparse_of(block)),
+        "causal block": (Mask.causal() & Mask.block(13), causal & sparse_of(block)),
+        "strided": (Mask.strided(9), sparse_of(stride)),
+        "causal strided": (Mask.causal() & Mask.strided(9), causal & sparse_of(stride)),
+        "causal strided global": (Mask.causal() & Mask.strided(9, 5), causal & sparse_of(stride, 5)),
+        "strided global": (Mask.strided(9, 11), sparse_of(stride, 11)),
+        "causal window global": (Mask.causal() & Mask.window(20, 3), causal & sparse_of(window(20)[0, 0], 3)),
+        "block global": (Mask.block(13, 4), sparse_of(block, 4)),
+        "causal strided padding": (Mask.causal() & Mask.strided(9, 2) & Mask.padding(real),
+                                   causal & sparse_of(stride, 2) & real[:, None, None]),
         "prefix": (Mask.prefix(keys // 3), prefix),
         "padding": (Mask.padding(real), all_ & real[:, None, None]),
         "causal left padding": (Mask.causal() & Mask.padding(left), causal & left[:, None, None]),
@@ -198,7 +215,8 @@ def test_every_width_and_ragged_lengths(dtype: torch.dtype, width: int, queries:
 
 
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("mask", ["none", "causal", "causal window", "prefix", "padding", "explicit"])
+@pytest.mark.parametrize("mask", ["none", "causal", "causal window", "prefix", "padding", "explicit", "block",
+                                  "causal strided global"])
 @pytest.mark.parametrize("option", ["none", "all"])
 def test_more_queries_than_keys(mask: str, option: str) -> None:
     exact = call(mask, queries=77, keys=45)
@@ -243,7 +261,7 @@ def gradients(run: Callable[..., Tensor], exact: Call, weight: Tensor, trained_b
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("mask", ["causal", "causal left padding", "causal documents", "causal scattered documents",
-                                  "explicit", "window", "none"])
+                                  "explicit", "window", "causal block", "causal strided global", "none"])
 @pytest.mark.parametrize("option", ["none", "softcap", "bias", "row of bias", "blinding bias", "all"])
 def test_gradients(dtype: torch.dtype, mask: str, option: str) -> None:
     exact = call(mask, queries=45 if option != "none" else 77, keys=77, value_width=32 if option != "all" else 9)
@@ -282,7 +300,7 @@ def test_gradients_by_finite_differences(kernel: str) -> None:
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (exact.q, exact.k, exact.v, sinks, bias)])
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel != "native"])
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel not in ("native", "sparse")])
 def test_only_the_output_carries_gradients(kernel: str) -> None:
     exact = call("causal documents").at(torch.float32)
     found = attend(exact.q.requires_grad_(), exact.k, exact.v, exact.mask, kernel=kernel)
@@ -320,7 +338,7 @@ class _Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("mask", ["causal", "causal window", "causal documents", "padding"])
+@pytest.mark.parametrize("mask", ["causal", "causal window", "causal documents", "padding", "causal strided global"])
 def test_streamed_never_holds_the_map(mask: str) -> None:
     exact = call(mask, batch=1, heads=2, groups=1, queries=2048, keys=2048, width=8).at(torch.float32)
     with _Largest() as seen:
@@ -340,6 +358,64 @@ def test_keys_out_of_reach_are_not_touched() -> None:
     assert attend(exact.q, exact.k, exact.v, exact.mask, kernel="streamed").output.isfinite().all()
 
 
+def whole(mask: str, count: int, dtype: torch.dtype = torch.float32) -> Call:
+    return call(mask, batch=1, heads=2, groups=1, queries=count, keys=count, width=8).at(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["native pieces", "streamed pieces"])
+@pytest.mark.parametrize("mask", ["strided", "causal strided", "causal strided global", "strided global",
+                                  "causal window global", "block global"])
+@pytest.mark.parametrize("count", [1, 4, 8, 9, 10, 19, 64, 65, 300])
+def test_sparse_over_awkward_lengths(count: int, mask: str, dtype: torch.dtype) -> None:
+    """Below, at and above the stride, the global tokens and a block of the native kernel."""
+    exact = whole(mask, count, dtype)
+    truth, lse = whole(mask, count, torch.float64).formula() if dtype == torch.float64 else exact.at(torch.float64).formula()
+    found = attend(exact.q, exact.k, exact.v, exact.mask, kernel="sparse")
+    near = {"atol": 1e-13 if dtype == torch.float64 else 4e-6, "rtol": 0}
+    torch.testing.assert_close(found.output.double(), truth, **near)
+    torch.testing.assert_close(found.lse.double(), lse, **near)
+
+
+def test_sparse_never_holds_the_map_and_skips_what_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = whole("causal strided global", 2048)
+    pairs = []
+    real = native.compute
+    monkeypatch.setattr(native, "compute", lambda scores, *given, **more: pairs.append(
+        scores.q.shape[0] * scores.q.shape[2] * scores.k.shape[2]) or real(scores, *given, **more))
+    with _Largest() as seen:
+        attend(exact.q, exact.k, exact.v, exact.mask, kernel="sparse")
+    assert 0 < seen.numbers <= 2**17 < 2048**2
+    # Global queries, global keys, the window, whose span native skips by itself, and rows of 2043 / 9 tokens.
+    assert pairs == [5 * 2048, 2043 * 5, 2043 * 2043, 9 * 226 * 226]
+
+
+def test_streamed_skips_hidden_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = call("block", batch=1, heads=1, groups=1, queries=4096, keys=4096, width=8).at(torch.float32)
+    tiles_seen = []
+    real = tiles.Scores.tile
+    monkeypatch.setattr(tiles.Scores, "tile", lambda self, rows, columns: tiles_seen.append((rows, columns)) or real(
+        self, rows, columns))
+    mask = Mask.block(256, 4)
+    attend(exact.q, exact.k, exact.v, mask, kernel="streamed")
+    # Sixteen blocks on the diagonal; and the first row and column of tiles, which have global tokens.
+    assert len(tiles_seen) == 16 + 15 + 15
+
+
+@pytest.mark.parametrize(("mask", "given", "says"), [
+    (Mask.causal() & Mask.window(9), {}, "no stride and no global tokens"),
+    (Mask.strided(9) & Mask.strided(4), {}, "no stride and no global tokens, or several"),
+    (Mask.strided(9) & Mask.prefix(4), {}, "no other rule than causality"),
+    (Mask.strided(9), {"bias": torch.zeros(1, 45)}, "no bias")])
+def test_sparse_refuses_in_words(mask: Mask, given: dict, says: str) -> None:
+    exact = call("causal").at(torch.float32)
+    with pytest.raises(KliegError, match=f"sparse kernel cannot do this call: .*{says}"):
+        attend(exact.q, exact.k, exact.v, mask, kernel="sparse", **given)
+    with pytest.raises(KliegError, match="as many queries as keys"):
+        attend(exact.q[:, :, :5], exact.k, exact.v, Mask.strided(9), kernel="sparse")
+    with pytest.raises(KliegError, match="no backward pass"):
+        attend(exact.q.clone().requires_grad_(), exact.k, exact.v, Mask.strided(9), kernel="sparse")
+
+
 def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(exact: Call, **given: object) -> str:
         return choose(exact.q, exact.k, exact.v, exact.mask, **{**exact.options, **given})
@@ -352,6 +428,12 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen(call("causal", value_width=8).at(torch.float32)) == "native"
     assert chosen(documents) == "packed"
     assert chosen(longer) == "native"
+    strided = call("causal strided", queries=300, keys=300).at(torch.float32)
+    assert chosen(strided) == chosen(strided, surveyed=True) == "sparse"
+    assert chosen(call("causal block", queries=300, keys=300).at(torch.float32)) == "native"
+    assert chosen(call("causal strided").at(torch.float32)) == "fused"
+    strided.q.requires_grad_()
+    assert chosen(strided) == "fused"
     # What carries gradients, or is in float64, or finds no compiled library, goes other ways.
     trained = torch.zeros(1, 1, 45, 45, requires_grad=True)
     assert chosen(short, bias=trained) == "dense"
@@ -407,7 +489,7 @@ def test_one_query_at_the_end_of_a_cache_needs_no_mask(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_autocast_does_not_reach_inside(kernel: str) -> None:
-    exact = call("causal documents").at(torch.float32)
+    exact = call("causal strided" if kernel == "sparse" else "causal documents").at(torch.float32)
     plain = attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel)
     with torch.autocast("cpu", torch.bfloat16):
         cast = attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel)
@@ -441,6 +523,8 @@ def shape(*sizes: int) -> Tensor:
     ({"mask": Mask.explicit(shape(5, 5))}, "Mask.explicit() got (5, 5)"),
     ({"mask": Mask.explicit(shape(1, 1, 4, 5))}, "covers slots 0 to 4 and 5 keys"),
     ({"mask": Mask.explicit(shape(1, 1, 4, 5), first_slot=1)}, "covers slots 0 to 4"),
+    ({"mask": Mask.block(0)}, "Mask.block() got size 0; expected at least 1"),
+    ({"mask": Mask.strided(-2)}, "Mask.strided() got size -2"),
     ({"kernel": "dens"}, "Did you mean 'dense'?"),
     ({"kernel": "fused", "softcap": 1.0}, "fused kernel cannot do this call: it knows neither softcap nor sinks"),
     ({"kernel": "packed"}, "packed kernel cannot do this call"),

@@ -78,6 +78,8 @@ CASES = {
     "window ahead": Case(Mask.window(5)),
     "window ahead, long": Case(Mask.window(70), length=601, dtype=torch.float64),
     "window of nothing": Case(Mask.window(0)),
+    "block": Case(CAUSAL & Mask.block(8)),
+    "stride and global tokens": Case(CAUSAL & Mask.strided(5, 2)),
     "prefix": Case(Mask.prefix(22)),
     "padding": Case(CAUSAL & Mask.padding(REAL)),
     "padding alone": Case(Mask.padding(REAL)),

@@ -33,7 +33,8 @@ def tokenizer() -> Tokenizer:
 
 def call(mask: Mask, queries: int = 11, keys: int = 11, batch: int = 1, kind: str = "self") -> Call:
     random = torch.Generator().manual_seed(2)
-    q, k, v = (torch.randn(batch, h, n, 4, dtype=torch.float64, generator=random) for h, n in ((4, queries), (2, keys), (2, keys)))
+    q, k, v = (torch.randn(batch, h, n, 4, dtype=torch.float64, generator=random)
+               for h, n in ((4, queries), (2, keys), (2, keys)))
     found = attend(q, k, v, mask)
     return Call(0, kind, q, k, v, found.lse, found.output, mask, 0.5, found.kernel)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from klieg import tiles
 from klieg.attention import Mask
 from klieg.errors import KliegError
-from klieg.kernels import KERNELS, attend, survey, walked
+from klieg.kernels import KERNELS, attend, pooled, survey, walked
 from klieg.survey import Survey, SurveySpec, edges
 
 SUMS = ["mass", "entropy", "received", "first", "own", "distance_sum", "distance_squares", "histogram", "map_mean"]
@@ -79,7 +79,8 @@ def cases(draw: st.DrawFn, largest: int = 60) -> tuple[Tensor, Tensor, Mask, Ten
     random = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     q, k = (torch.randn(batch, h, n, 4, dtype=torch.float64, generator=random)
             for h, n in ((groups * repeat, queries), (groups, keys)))
-    rules = [Mask.causal(), Mask.window(draw(st.integers(1, keys))), Mask.prefix(draw(st.integers(0, keys))),
+    rules = [Mask.causal(), Mask.window(draw(st.integers(1, keys))), Mask.block(draw(st.integers(1, keys))),
+             Mask.prefix(draw(st.integers(0, keys))),
              Mask.padding(torch.rand(batch, keys, generator=random) < 0.7),
              Mask.documents(torch.randint(0, 3, (batch, keys), generator=random)),
              Mask.explicit(torch.rand(batch, groups * repeat, keys, keys, generator=random) < 0.5)]
@@ -193,12 +194,31 @@ def test_every_kernel_gives_the_survey(kernel: str, dtype: torch.dtype) -> None:
     random = torch.Generator().manual_seed(0)
     q, k = (torch.randn(2, h, 700, 16, generator=random).to(dtype) for h in (4, 2))
     ids = (torch.arange(700) > 300).long().expand(2, -1)
-    mask, spec = Mask.causal() & Mask.documents(ids), SurveySpec()
+    mask, spec = Mask.causal() & (Mask.strided(40, 3) if kernel == "sparse" else Mask.documents(ids)), SurveySpec()
     expected = from_the_map(*whole_map(q.double(), k.double(), visible(mask, 2, 4, 700, 700)), spec)
     found = attend(q, k, k, mask, survey=spec, kernel=kernel)
     assert found.kernel == kernel
     assert_same(found.survey, expected, 4e-6)
     assert (found.survey.entropy >= 0).all() and (found.survey.top_weights <= 1).all()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.usefixtures("small_tiles")
+@given(st.integers(1, 60), st.integers(1, 20), st.sampled_from([0, 1, 7]), st.sampled_from(["window", "block", "strided"]),
+       st.booleans())
+def test_surveys_under_strides_and_global_tokens(maker: str, count: int, size: int, shared: int, kind: str,
+                                                 causal: bool) -> None:
+    """By name; where it is open, plain torch makes them, which skips what is hidden, and so it does pooled maps."""
+    dtype, tolerance = MAKERS[maker]
+    q, k = (torch.randn(1, h, count, 4, dtype=dtype, generator=torch.Generator().manual_seed(h)) for h in (4, 2))
+    mask = getattr(Mask, kind)(size, shared) & (Mask.causal() if causal else Mask())
+    w, lse, s = whole_map(q.double(), k.double(), visible(mask, 1, 4, count, count))
+    spec = SurveySpec(top=3, map=5)
+    assert_same(survey(q, k, None, mask, spec, kernel=maker), from_the_map(w, lse, s, spec), tolerance)
+    if kind == "strided" or shared:
+        assert survey(q, k, None, mask, spec).kernel == "streamed"
+    part = pooled(q, k, lse.to(dtype), mask, rows=slice(0, count), keys=slice(0, count), size=5, shape=(count, count))
+    torch.testing.assert_close(part.mean.double(), from_the_map(w, lse, s, spec)["map_mean"], atol=tolerance, rtol=0)
 
 
 def test_more_queries_than_keys() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load
 from test_certificate import SPEC
 from test_pool import call
 
+from klieg.attention import Mask
 from klieg.blocks import Block, Stream
 from klieg.certificate import joined, probe_of, recomputed, surveyed
 from klieg.errors import KliegError
@@ -60,11 +61,23 @@ def test_every_field_comes_back(path: Path) -> None:
         for f in fields(Call):
             if f.name not in ("mask", "survey"):
                 assert same(getattr(a, f.name), getattr(b, f.name)), f.name
-        assert [rule.kind for rule in a.mask.rules] == [rule.kind for rule in b.mask.rules]
+        assert [(rule.kind, rule.size, rule.global_tokens) for rule in a.mask.rules] == [
+            (rule.kind, rule.size, rule.global_tokens) for rule in b.mask.rules]
         assert a.survey.tensors().keys() == b.survey.tensors().keys() and a.survey.kernel == b.survey.kernel != ""
         assert all(same(x, b.survey.tensors()[name]) for name, x in a.survey.tensors().items())
     assert back[2].kv_heads == back[5].kv_heads == 2 and back[5].keys == 100
     assert {p.name for p in path.parent.iterdir()} == {"t.klieg"}
+
+
+def test_a_sparse_mask_comes_back_and_a_stride_of_nothing_is_no_trace(path: Path) -> None:
+    mask = Mask.causal() & Mask.strided(6, 2) & Mask.block(40)
+    write(trace([call(SurveySpec(top=2, map=4), mask=mask)[0]]), path)
+    (found,) = read(path).calls
+    assert [(rule.kind, rule.size, rule.global_tokens) for rule in found.mask.rules] == [
+        ("causal", 0, 0), ("strided", 6, 2), ("block", 40, 0)]
+    changed(path, body=lambda body: body["calls"][0]["mask"][1].update(size=0))
+    with pytest.raises(KliegError, match=r"not a whole trace .*a strided of layer 0 is of size 0"):
+        read(path)
 
 
 def of_two_texts() -> Trace:
