@@ -27,7 +27,7 @@ from klieg.attention import Mask, log_sum_exp, output, scores, weights
 from klieg.kernels import Attention, attend, streamed
 from klieg.patterns import Pattern
 
-HEADS, WIDTH, ROWS, WINDOW = 4, 64, 24, 512
+HEADS, WIDTH, ROWS, WINDOW = 2, 64, 24, 512
 PATTERNS = [Pattern("window", WINDOW), Pattern("block", WINDOW), Pattern("strided", 128), Pattern("window", WINDOW, 4)]
 DENSE, FULL = "dense, causal", "dense, not causal"
 

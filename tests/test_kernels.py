@@ -91,7 +91,7 @@ def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Ma
     i, j = torch.arange(keys - queries, keys)[:, None], torch.arange(keys)
 
     def sparse_of(seen: Tensor, shared: int = 0) -> Tensor:
-        return all_ & (seen | (i < shared) | (j < shared))
+        return all_ & (seen | (i < shared) | (j < shared) if shared else seen)
 
     block = i.div(13, rounding_mode="floor") == j.div(13, rounding_mode="floor")
     stride = ((i - j).abs() < 9) | ((i - j).remainder(9) == 0)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from klieg.analysis.sparsity import Sparsity
     from klieg.trace import Trace
 
-USUAL = ["window:16", "block:16", "strided:8", "window:16+global:1", "top:8"]
+USUAL = ["window:8", "window:8+global:1", "block:8", "strided:4", "top:8"]
 SAVED = ".klieg"
 
 
@@ -56,7 +56,8 @@ def sparse(
         console.print()
         for line in lower(views.grid(trace, found, DARK, medium=TERMINAL, room=console.width, language=language)):
             console.print(line)
-    console.print(say("sparse meaning" if found[0].applied else "sparse saved", language), style="dim")
+    for meaning in ("meaning", "bits meaning" if found[0].applied else "saved"):
+        console.print(say(f"sparse {meaning}", language), style="dim")
 
 
 def _saved(path: str, patterns: list) -> tuple[Trace, list[Sparsity]]:

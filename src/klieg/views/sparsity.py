@@ -17,8 +17,8 @@ from klieg.views.picture import FAINT, INK, PAPER, Mark, Medium, Picture, Ramp, 
 from klieg.views.scale import Scale
 from klieg.views.words import say
 
-LIKELIEST = 3       # next tokens of a line
 UNIT = "share"
+GAP = "\N{NO-BREAK SPACE}"
 
 
 class Loss(Row, Protocol):
@@ -50,16 +50,16 @@ def table(trace: Trace, found: Sequence[Sparsity], language: str = "en") -> Tabl
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("pattern", "share", "mean", "worst", *(("last", "bits", "next") if asked else ())):
         table.add_column(say(f"sparse {column}", language), justify="left" if column in ("pattern", "next") else "right",
-                         overflow="fold")
+                         no_wrap=column == "pattern", overflow="fold")
     if asked:
         table.add_row(say("sparse dense", language), _percent(1.0), _percent(0.0), "", "", "",
-                      _next(trace.next_tokens(LIKELIEST)))
+                      _next(trace.next_tokens(1)))
     for each in found:
         loss, head = each.worst
         bits = (() if each.applied is None else
                 (f"{each.applied.divergence:.3f}", f"{each.applied.divergence_mean:.3f}", _next(each.applied.likeliest)))
         table.add_row(str(each.pattern), _percent(each.share), _percent(each.mean),
-                      f"{loss.layer}.{head}  {_percent(loss.mean[head].item())}", *bits)
+                      f"{loss.layer}.{head}{GAP}{GAP}{_percent(loss.mean[head].item())}", *bits)
     return table
 
 
@@ -90,8 +90,8 @@ def grid(trace: Trace, found: Sequence[Sparsity], theme: Theme = LIGHT, *, mediu
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+    return f"{100 * share:.2f}{GAP}%"
 
 
 def _next(likeliest: Sequence[Candidate]) -> str:
-    return "  ".join(f"{safe(each.token)} {100 * each.p:.1f} %" for each in likeliest[:LIKELIEST])
+    return f"{safe(likeliest[0].token)} {100 * likeliest[0].p:.1f}{GAP}%"

@@ -177,19 +177,22 @@ WORDS: dict[str, tuple[str, str]] = {
     "in bits": ("divergence, bits", "散度，比特"),
     "likeliest lost": ("log₂ p of the likeliest", "最可能词元的 log₂ p"),
     "sparse pattern": ("pattern", "模式"),
-    "sparse share": ("pairs kept", "保留的词对"),
-    "sparse mean": ("weight lost", "失去的权重"),
-    "sparse worst": ("worst head", "损失最大的头"),
-    "sparse last": ("bits, last token", "末词，比特"),
-    "sparse bits": ("bits, all tokens", "全部词元，比特"),
-    "sparse next": ("likeliest next", "最可能的下一词"),
+    "sparse share": ("kept", "保留"),
+    "sparse mean": ("lost", "失去"),
+    "sparse worst": ("worst head", "最差的头"),
+    "sparse last": ("bits", "比特"),
+    "sparse bits": ("mean bits", "平均比特"),
+    "sparse next": ("next", "下一词"),
     "sparse dense": ("dense", "稠密"),
     "sparse grid": ("weight that each head loses under {pattern}", "{pattern} 下每个头失去的权重"),
-    "sparse meaning": ("Weight lost: of a row's weights, which sum to 1, what stands on the pairs given up, in the mean over "
-                       "rows and heads. Bits: KL(dense ‖ sparse) of the next token's probabilities when every head really "
-                       "sees only the pairs kept.",
-                       "失去的权重：一行权重之和为 1，其中落在被舍弃词对上的部分，对各行各头取平均。"
-                       "比特：每个头真的只看保留的词对时，下一词元概率的 KL(稠密 ‖ 稀疏)。"),
+    "sparse meaning": ("Kept: the share of the pairs. Lost: of a row's weights, which sum to 1, what stands on the pairs given "
+                       "up, in the mean over rows and heads.",
+                       "保留：保留下来的词对占多少。失去：一行权重之和是一，其中落在被舍弃词对上的部分，"
+                       "对各行各头取平均。"),
+    "sparse bits meaning": ("Bits: KL(dense ‖ sparse) of the next token's probabilities when every head really sees only the "
+                            "pairs kept, after the last token, and in the mean over all.",
+                            "比特：每个头真的只看保留的词对时，下一词元概率的 KL(稠密 ‖ 稀疏)，先是末词之后，"
+                            "再是对所有词元取平均。"),
     "sparse saved": ("A saved trace has no model to run again: no bits.",
                      "保存的记录里没有可以重新运行的模型，所以没有比特数。"),
     "cost asked": ("computed", "计算内容"),
