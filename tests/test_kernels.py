@@ -385,8 +385,8 @@ def test_sparse_never_holds_the_map_and_skips_what_is_hidden(monkeypatch: pytest
     with _Largest() as seen:
         attend(exact.q, exact.k, exact.v, exact.mask, kernel="sparse")
     assert 0 < seen.numbers <= 2**17 < 2048**2
-    # Global queries, global keys, the window, whose span native skips by itself, and rows of 2043 / 9 tokens.
-    assert pairs == [5 * 2048, 2043 * 5, 2043 * 2043, 9 * 226 * 226]
+    # Global queries; the window, whose span native skips by itself; global keys; and rows of 2043 / 9 tokens.
+    assert pairs == [5 * 2048, 2043 * 2043, 2043 * 5, 9 * 226 * 226]
 
 
 def test_streamed_skips_hidden_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ WILD = [-1, 1 << 70, 1e308, "", "\0", "\ud800", "\u202e", "é" * 10_000, None, T
         "a\r\nb: c"]
 IDS = ["{0}", "{0}", "{1}", "{2}", "file"]  # of open traces, by their number
 CHANGES = ["mute 0.1", "mute all", "cut 1.2.3.1", "cut all.0.0", "hide-first all", "sharpen 0.0=2", "sharpen all=9e999",
-           "sharpen all=0", "replace love=hate", "replace love="]
+           "sharpen all=0", "keep all=strided:2+global:1", "keep 0.1=top:2", "replace love=hate", "replace love="]
 KNOWN = {"id": IDS, "a": IDS, "b": IDS, "model": ["chat"], "text": [TEXT, "a"], "to": ["zh"], "changes": CHANGES}
 SHORT = 3  # texts, lists and numbers up to here, where the schema allows them
 

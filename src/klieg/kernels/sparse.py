@@ -47,32 +47,47 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, soft
     rule = next(rule for rule in mask.rules if rule.scattered)
     causal = Mask(tuple(rule for rule in mask.rules if not rule.scattered))
     options = {"scale": scale, "softcap": softcap, "bias": None}
-    joined, length = _Joined(q, v, sinks), k.shape[2]
+    output, lse = native.room(q, v), q.new_empty(q.shape[:3])
+    length = k.shape[2]
     some = min(rule.global_tokens, length)
     rest = slice(some, length)
     if some:
-        part = Scores(q[:, :, :some], k, causal, first_slot=0, **options)
-        joined.add(slice(0, some), *_computed(part, v))
+        of_global = Scores(q[:, :, :some], k, causal, first_slot=0, **options)
+        lse[:, :, :some] = _computed(of_global, v, output[:, :, :some])[1]
     if some < length:
         others = q[:, :, rest], k[:, :, rest], v[:, :, rest]
+        local = causal & Mask((Rule("window" if rule.kind == "strided" else rule.kind, rule.size),))
+        near = Scores(*others[:2], local, first_slot=some, first_key=some, **options)
+        lse[:, :, rest] = _computed(near, others[2], output[:, :, rest])[1]
         if some:
-            part = Scores(others[0], k[:, :, :some], causal, first_slot=some, **options)
-            joined.add(rest, *_computed(part, v[:, :, :some]))
-        near = causal & Mask((Rule("window" if rule.kind == "strided" else rule.kind, rule.size),))
-        part = Scores(*others[:2], near, first_slot=some, first_key=some, **options)
-        joined.add(rest, *_computed(part, others[2]))
+            first = Scores(others[0], k[:, :, :some], causal, first_slot=some, **options)
+            _add(output[:, :, rest], lse[:, :, rest], *_computed(first, v[:, :, :some]))
         if rule.kind == "strided" and length - some > rule.size:
-            for rows, output, lse in _far(*others, rule.size, bool(causal.rules), options):
-                joined.add(slice(some + rows.start, some + rows.stop), output, lse)
-    return joined.output, joined.lse
+            for rows, far, far_lse in _far(*others, rule.size, bool(causal.rules), options):
+                at = slice(some + rows.start, some + rows.stop)
+                _add(output[:, :, at], lse[:, :, at], far, far_lse)
+    if sinks is not None:
+        sink = sinks.to(q.dtype)[:, None].expand_as(lse)                     # a part without values
+        _add(output, lse, output.new_zeros(1).expand_as(output), sink)
+    return output, lse
 
 
-def _computed(part: Scores, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of one piece, by the native kernel where it can."""
-    if native.refusal(part.q, part.k, v) is not None:
-        return streamed.compute(part, v)
-    output = native.room(part.q, v)
-    return output, native.compute(part, native.Wanted(output), v=v)["lse"]
+def _computed(part: Scores, v: Tensor, output: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of one piece, by the native kernel where it can; written into `output` where that is given."""
+    output = native.room(part.q, v) if output is None else output
+    if native.refusal(part.q, part.k, v) is None:
+        return output, native.compute(part, native.Wanted(output), v=v)["lse"]
+    found, lse = streamed.compute(part, v)
+    return output.copy_(found), lse
+
+
+def _add(output: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
+    """Add a part over other keys to rows of the output and of the log-sum-exp, in place."""
+    total = torch.logaddexp(lse, more_lse)
+    # -inf where nothing is seen yet: 0 instead of it leaves both factors 0.
+    base = total.masked_fill(total == -torch.inf, 0)
+    output.mul_(torch.exp(lse - base)[..., None]).addcmul_(more, torch.exp(more_lse - base)[..., None])
+    lse.copy_(total)
 
 
 def _far(q: Tensor, k: Tensor, v: Tensor, stride: int, causal: bool, options: dict) -> list[tuple[slice, Tensor, Tensor]]:
@@ -89,30 +104,10 @@ def _far(q: Tensor, k: Tensor, v: Tensor, stride: int, causal: bool, options: di
 
     # Each row but its first token sees all before it, and its own token is near: one step aside, that is plain causality.
     before = Scores.of(q[:, :, 1:], k[:, :, :-1], Mask.causal(), **options)
-    rows = slice(stride, count)
-    found = [(rows, *(rows_of(x)[:, :, :count - stride] for x in _computed(before, v[:, :, :-1])))]
+    found = [(slice(stride, count), *(rows_of(x)[:, :, :count - stride] for x in _computed(before, v[:, :, :-1])))]
     if not causal:
         real = (torch.arange(high * stride, device=q.device) < count).view(high, stride).T[:, 1:].flip(1).repeat(texts, 1)
         behind = Scores.of(q[:, :, :-1].flip(2), k[:, :, 1:].flip(2), Mask.causal() & Mask.padding(real), **options)
         output, lse = _computed(behind, v[:, :, 1:].flip(2))
         found.append((slice(0, (high - 1) * stride), rows_of(output.flip(2)), rows_of(lse.flip(2))))
     return found
-
-
-class _Joined:
-    """Rows of the output, to which parts over different keys are added; a sink is a part without values."""
-
-    def __init__(self, q: Tensor, v: Tensor, sinks: Tensor | None) -> None:
-        self.output = q.new_zeros(*q.shape[:3], v.shape[3])
-        self.lse = q.new_full(q.shape[:3], -torch.inf)
-        if sinks is not None:
-            self.lse[:] = sinks.to(q.dtype)[:, None]
-
-    def add(self, rows: slice, output: Tensor, lse: Tensor) -> None:
-        old = self.lse[:, :, rows]
-        new = torch.logaddexp(old, lse)
-        # -inf where nothing is seen yet: 0 instead of it leaves both factors 0.
-        base = new.masked_fill(new == -torch.inf, 0)
-        self.output[:, :, rows] = (self.output[:, :, rows] * torch.exp(old - base)[..., None]
-                                   + output * torch.exp(lse - base)[..., None])
-        self.lse[:, :, rows] = new

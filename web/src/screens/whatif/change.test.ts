@@ -11,13 +11,15 @@ test('what is written is read back, and nonsense is left to the server', () => {
     ['cut 3.all.4.1', { verb: 'cut', heads: '3.all', query: 4, key: 1 }],
     ['cut all.4.1', { verb: 'cut', heads: 'all', query: 4, key: 1 }],
     ['sharpen 3.2=0.25', { verb: 'sharpen', heads: '3.2', factor: 0.25 }],
+    ['keep all=strided:8+global:1', { verb: 'keep', heads: 'all', pattern: 'strided:8+global:1' }],
+    ['keep 3.g1=top:4', { verb: 'keep', heads: '3.g1', pattern: 'top:4' }],
     ['replace a;b=c=d', { verb: 'replace', old: 'a;b', now: 'c=d' }],
   ]
   for (const [text, change] of changes) {
     expect(read(text)).toEqual(change)
     expect(write(change)).toBe(text)
   }
-  for (const text of ['mute', 'mute 3', 'cut 3.2.1', 'sharpen 3.2=x', 'replace =x', 'paste 1.1']) expect(read(text)).toBeNull()
+  for (const text of ['mute', 'mute 3', 'cut 3.2.1', 'sharpen 3.2=x', 'keep all=window', 'replace =x', 'paste 1.1']) expect(read(text)).toBeNull()
 })
 
 test('a list of changes goes through an address', () => {

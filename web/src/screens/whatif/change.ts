@@ -6,20 +6,23 @@ export type Change =
   | { verb: 'mute' | 'hide-first'; heads: string }
   | { verb: 'cut'; heads: string; query: number; key: number }
   | { verb: 'sharpen'; heads: string; factor: number }
+  | { verb: 'keep'; heads: string; pattern: string }
   | { verb: 'replace'; old: string; now: string }
 
 const HEADS = String.raw`(?:(?:encoder|self|cross):)?(?:all|\d+\.(?:\d+|g\d+|all))`
 const CUT = new RegExp(String.raw`^cut (${HEADS})\.(\d+)\.(\d+)$`)
 const SHARPEN = new RegExp(String.raw`^sharpen (${HEADS})=(\d+(?:\.\d*)?(?:e-?\d+)?)$`)
+const KEEP = new RegExp(String.raw`^keep (${HEADS})=((?:(?:window|block|strided):\d+(?:\+global:\d+)?)|top:\d+)$`)
 const PLAIN = new RegExp(`^(mute|hide-first) (${HEADS})$`)
 const REPLACE = /^replace ([^=]+)=([^]*)$/
 
 // Null where the server has to say what is wrong with it.
 export function read(text: string): Change | null {
-  const plain = PLAIN.exec(text), cut = CUT.exec(text), sharpen = SHARPEN.exec(text), replace = REPLACE.exec(text)
+  const plain = PLAIN.exec(text), cut = CUT.exec(text), sharpen = SHARPEN.exec(text), keep = KEEP.exec(text), replace = REPLACE.exec(text)
   if (plain) return { verb: plain[1] as 'mute' | 'hide-first', heads: plain[2] }
   if (cut) return { verb: 'cut', heads: cut[1], query: Number(cut[2]), key: Number(cut[3]) }
   if (sharpen) return { verb: 'sharpen', heads: sharpen[1], factor: Number(sharpen[2]) }
+  if (keep) return { verb: 'keep', heads: keep[1], pattern: keep[2] }
   if (replace) return { verb: 'replace', old: replace[1], now: replace[2] }
   return null
 }
@@ -28,6 +31,7 @@ export function write(change: Change): string {
   switch (change.verb) {
     case 'cut': return `cut ${change.heads}.${change.query}.${change.key}`
     case 'sharpen': return `sharpen ${change.heads}=${change.factor}`
+    case 'keep': return `keep ${change.heads}=${change.pattern}`
     case 'replace': return `replace ${change.old}=${change.now}`
     default: return `${change.verb} ${change.heads}`
   }

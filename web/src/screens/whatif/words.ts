@@ -17,7 +17,8 @@ const en = {
   made: {
     mute: (heads: string) => `mute ${heads}`, 'hide-first': (heads: string) => `hide first token: ${heads}`,
     cut: (query: string, key: string, heads: string) => `cut ${query} → ${key}: ${heads}`,
-    sharpen: (factor: string, heads: string) => `scores × ${factor}: ${heads}`, replace: (old: string, now: string) => `${old} → ${now}`,
+    sharpen: (factor: string, heads: string) => `scores × ${factor}: ${heads}`, keep: (pattern: string, heads: string) => `only ${pattern}: ${heads}`,
+    replace: (old: string, now: string) => `${old} → ${now}`,
   },
   map: 'Map of the head',
   view: 'Map of which pass',
@@ -63,7 +64,8 @@ const zh: typeof en = {
   ofKind: (kind, heads) => `${kind}，${heads}`,
   made: {
     mute: (heads) => `静音${heads}`, 'hide-first': (heads) => `隐藏首词：${heads}`, cut: (query, key, heads) => `切断 ${query} → ${key}：${heads}`,
-    sharpen: (factor, heads) => `分数 × ${factor}：${heads}`, replace: (old, now) => `${old} → ${now}`,
+    sharpen: (factor, heads) => `分数 × ${factor}：${heads}`, keep: (pattern, heads) => `只留 ${pattern}：${heads}`,
+    replace: (old, now) => `${old} → ${now}`,
   },
   map: '这个头的地图',
   view: '看哪一遍的地图',
