@@ -75,7 +75,11 @@ def test_a_sparse_mask_comes_back_and_a_stride_of_nothing_is_no_trace(path: Path
     (found,) = read(path).calls
     assert [(rule.kind, rule.size, rule.global_tokens) for rule in found.mask.rules] == [
         ("causal", 0, 0), ("strided", 6, 2), ("block", 40, 0)]
-    changed(path, body=lambda body: body["calls"][0]["mask"][1].update(size=0))
+    for tokens in ("2", -1, None):
+        changed(path, body=lambda body, tokens=tokens: body["calls"][0]["mask"][1].update(global_tokens=tokens))
+        with pytest.raises(KliegError, match=r"not a whole trace .*layer 0 has .* global tokens"):
+            read(path)
+    changed(path, body=lambda body: body["calls"][0]["mask"][1].update(size=0, global_tokens=2))
     with pytest.raises(KliegError, match=r"not a whole trace .*a strided of layer 0 is of size 0"):
         read(path)
 

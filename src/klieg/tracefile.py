@@ -292,3 +292,5 @@ def _fits(call: Call) -> None:
         rule.reason  # noqa: B018 - KeyError for a kind that there is not
         if rule.kind in ("block", "strided") and rule.size < 1:
             raise ValueError(f"a {rule.kind} of layer {call.layer} is of size {rule.size}")
+        if type(rule.global_tokens) is not int or rule.global_tokens < 0:
+            raise ValueError(f"layer {call.layer} has {rule.global_tokens!r} global tokens")

@@ -103,7 +103,8 @@ class Sparsity:
 
 def sparsity(model: str | tuple[Model, Tokenizer], text: str, patterns: Sequence[Pattern], *, name: str | None = None,
              progress: Callable[[int, int], None] = lambda done, expected: None) -> tuple[Trace, list[Sparsity]]:
-    """A decoder reads a text once as it is, and once more under each pattern: its trace, and what each costs.
+    """A decoder reads a text once as it is, and once more under each pattern: its trace, and what each costs. Every pass has
+    its certificate.
 
     progress(done, expected) is told of every pattern. KliegError for a model that is no decoder of Klieg's own shapes,
     and for a text that is longer than it reads.
@@ -116,10 +117,10 @@ def sparsity(model: str | tuple[Model, Tokenizer], text: str, patterns: Sequence
     trace = traced((network, tokenizer), text, name=name)
     before, found = log_probabilities(trace.logits), []
     for done, pattern in enumerate(patterns, start=1):
-        after = _applied(network, trace, pattern)
-        bits = [divergence(p, q) for p, q in zip(before, log_probabilities(after), strict=True)]
-        likeliest = _likeliest(after[-1], trace)
-        found.append(Sparsity(pattern, losses(trace, pattern), Applied(bits[-1], sum(bits) / len(bits), likeliest)))
+        after = traced((changed(network, [Keep(Heads(), pattern)]), tokenizer), text, name=name)
+        bits = [divergence(p, q) for p, q in zip(before, log_probabilities(after.logits), strict=True)]
+        applied = Applied(bits[-1], sum(bits) / len(bits), after.next_tokens(SHOWN))
+        found.append(Sparsity(pattern, losses(trace, pattern), applied))
         progress(done, len(patterns))
     return trace, found
 
@@ -148,17 +149,3 @@ def loss(call: Call, pattern: Pattern) -> Loss:
     live = (call.lse[0] > -torch.inf).sum(-1).clamp(min=1)
     worst = rows.max(-1)
     return Loss(call.layer, call.kind, call.kv_heads, rows.sum(-1) / live, worst.values, worst.indices, kept / max(seen, 1))
-
-
-@torch.no_grad()
-def _applied(model: Decoder, trace: Trace, pattern: Pattern) -> Tensor:
-    """The logits (i, vocabulary) of the same tokens, where every head sees only what the pattern keeps."""
-    other = changed(model, [Keep(Heads(), pattern)])
-    return other(torch.tensor([trace.ids]))[0]
-
-
-def _likeliest(logits: Tensor, trace: Trace) -> list[Candidate]:
-    """The likeliest next tokens, best first."""
-    p, ids = logits.double().softmax(-1).topk(min(SHOWN, len(logits)))
-    return [Candidate(trace.vocabulary[i], i, v, rank)
-            for rank, (v, i) in enumerate(zip(p.tolist(), ids.tolist(), strict=True), start=1)]
