@@ -219,7 +219,7 @@ def test_klieg_and_transformers_find_the_same_heads(tokenizer: Tokenizer, tmp_pa
     folder = tmp_path / "gpt2"
     models.save(folder, lively(GPT2), tokenizer)
     own, watched = load(str(folder)), Reader(foreign.load(str(folder)), Tokenizer.load(folder), "watched")
-    assert isinstance(own._model, models.Decoder)
+    assert isinstance(own.model, models.Decoder)
     ids = next(own.windows("I love you and the cat loves the moon, and you love the cat. ", 40))
     assert next(watched.windows("I love you and the cat loves the moon, and you love the cat. ", 40)) == ids and len(ids) > 15
     ours, theirs = own.scores(ids, 5), watched.scores(ids, 5)

@@ -5,13 +5,45 @@ from __future__ import annotations
 import typer
 
 from klieg import shell
-from klieg.commands import atlas, bench, explain, flow, generate, lab, maps, models, serve, sparse, train, translate, whatif
+from klieg.commands import (
+    atlas,
+    bench,
+    coref,
+    explain,
+    flow,
+    generate,
+    lab,
+    maps,
+    models,
+    serve,
+    sparse,
+    train,
+    translate,
+    whatif,
+)
 
 COMMANDS = {
-    "explain": explain.explain, "map": maps.map_text, "heads": maps.heads, "zoom": maps.zoom, "atlas": atlas.atlas,
-    "whatif": whatif.whatif, "flow": flow.flow, "sparse": sparse.sparse, "lab": lab.lab, "translate": translate.translate,
-    "evaluate": translate.evaluate, "align": translate.align, "generate": generate.generate, "chat": generate.chat,
-    "fill": generate.fill, "export": models.export, "train": train.train, "data": train.data, "models": models.list_models,
+    "explain": explain.explain,
+    "map": maps.map_text,
+    "heads": maps.heads,
+    "zoom": maps.zoom,
+    "atlas": atlas.atlas,
+    "whatif": whatif.whatif,
+    "flow": flow.flow,
+    "sparse": sparse.sparse,
+    "coref": coref.coref,
+    "grammar": coref.grammar,
+    "lab": lab.lab,
+    "translate": translate.translate,
+    "evaluate": translate.evaluate,
+    "align": translate.align,
+    "generate": generate.generate,
+    "chat": generate.chat,
+    "fill": generate.fill,
+    "export": models.export,
+    "train": train.train,
+    "data": train.data,
+    "models": models.list_models,
     "serve": serve.serve,
 }
 

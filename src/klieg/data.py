@@ -19,7 +19,8 @@ from klieg.errors import KliegError, nearest
 VALIDATION_SHARE = 100  # one document in so many is kept for validation
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """A text in UTF-8, also compressed (.gz), its lines ended by \\n alone; KliegError if there is none."""
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
@@ -31,7 +32,7 @@ def _read(path: Path) -> str:
 
 
 def _dialogues(root: Path) -> Iterator[str]:
-    for conversation in _read(root / "dialogue/self_dialogues.txt.gz").split("\n\n"):
+    for conversation in read(root / "dialogue/self_dialogues.txt.gz").split("\n\n"):
         if conversation.strip():
             yield conversation.strip()
 
@@ -42,19 +43,19 @@ def _questions(root: Path) -> Iterator[str]:
     for language in ("english", "chinese"):
         folder = root / "dialogue/chatterbot_corpus/chatterbot_corpus/data" / language
         for path in sorted(folder.glob("*.yml")):
-            for turns in yaml.safe_load(_read(path)).get("conversations") or []:
+            for turns in yaml.safe_load(read(path)).get("conversations") or []:
                 yield "\n".join(" ".join(str(turn).split()) for turn in turns)
 
 
 def _stories(root: Path) -> Iterator[str]:
-    for story in _read(root / "text/tinystories_sample.txt.gz").split("<|endoftext|>"):
+    for story in read(root / "text/tinystories_sample.txt.gz").split("<|endoftext|>"):
         if story.strip():
             yield story.strip()
 
 
 def _books(root: Path) -> Iterator[str]:
     """Passages of about 1,500 characters, cut between paragraphs."""
-    for book in _read(root / "text/classic_books.txt.gz").split("\f"):
+    for book in read(root / "text/classic_books.txt.gz").split("\f"):
         passage = ""
         for paragraph in book.split("\n\n")[1:]:
             passage += " ".join(paragraph.split()) + "\n"
@@ -67,18 +68,18 @@ def _books(root: Path) -> Iterator[str]:
 
 def _sentences(root: Path) -> Iterator[str]:
     """Each English and each Chinese sentence of Tatoeba, by itself and once."""
-    lines = [line.split("\t") for line in _read(root / "tatoeba/cmn.txt.gz").splitlines()]
+    lines = [line.split("\t") for line in read(root / "tatoeba/cmn.txt.gz").splitlines()]
     for column in (0, 1):
         yield from dict.fromkeys(line[column] for line in lines)
 
 
 def _captions(root: Path) -> Iterator[str]:
     for language in ("en", "zh"):
-        yield from (line for line in _read(root / f"en_zh_3am/train.{language}.gz").splitlines() if line.strip())
+        yield from (line for line in read(root / f"en_zh_3am/train.{language}.gz").splitlines() if line.strip())
 
 
 def _poems(root: Path) -> Iterator[str]:
-    for line in _read(root / "text/chinese_poetry.jsonl.gz").splitlines():
+    for line in read(root / "text/chinese_poetry.jsonl.gz").splitlines():
         poem = json.loads(line)
         verses = [verse for part in poem["lines"] for verse in (part["paragraphs"] if isinstance(part, dict) else [part])]
         yield poem["title"] + "\n" + "\n".join(verses)
@@ -110,7 +111,7 @@ class Source:
         if self.name in CORPORA:
             return CORPORA[self.name](data_folder(data))
         if Path(self.name).is_file():
-            return (part.strip() for part in _read(Path(self.name)).split("\n\n") if part.strip())
+            return (part.strip() for part in read(Path(self.name)).split("\n\n") if part.strip())
         raise KliegError(f"no corpus or file {self.name!r}.{nearest(self.name, list(CORPORA))}")
 
 

@@ -138,6 +138,14 @@ class Tokenizer:
         ids = self._backend.encode(_unicode(text), add_special_tokens=False).ids
         return [*self._opening, *ids] if bos else ids
 
+    def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """encode(), and of each token the characters (start, end) of the text that it has a part in; of a mark (0, 0).
+
+        Tokens that share one character have it all; the space before a word may or may not be in its token's place.
+        """
+        found = self._backend.encode(_unicode(text), add_special_tokens=False)
+        return [*self._opening, *found.ids], [*((0, 0) for _ in self._opening), *found.offsets]
+
     def fitting(self, text: str, positions: int, cut: bool = False, bos: bool = True, offer: str = "") -> list[int]:
         """encode(), but a text of more tokens than `positions` is refused with an `offer`, or cut at its end."""
         most = positions * LONGEST_PIECE

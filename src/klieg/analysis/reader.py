@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from klieg.analysis.behaviour import ROWS, Meter, Score, Text
+from klieg.analysis.behaviour import Meter, Score, Text
 from klieg.encoders import Bert
 from klieg.errors import KliegError
-from klieg.kernels import survey
 from klieg.models import Decoder, find
 from klieg.models import load as load_own
 from klieg.seq2seq import Marian
@@ -31,6 +30,8 @@ from klieg.trace import Call
 if TYPE_CHECKING:
     from klieg.foreign import Foreign
     from klieg.layers import Observation
+
+T = TypeVar("T")
 
 SHORTEST = 8        # tokens of a window, its marks among them
 USUAL = 256         # tokens of a window unless the model has fewer positions
@@ -54,7 +55,7 @@ class Reader:
     """A model with its tokenizer; `name` is what it is called, `fingerprint` what it is known by."""
 
     def __init__(self, model: Decoder | Bert | Foreign, tokenizer: Tokenizer, name: str, fingerprint: str = "") -> None:
-        self.name, self.fingerprint, self._model, self._tokenizer = name, fingerprint, model, tokenizer
+        self.name, self.fingerprint, self.model, self.tokenizer = name, fingerprint, model, tokenizer
         self.positions: int | None = model.positions
         self._opening = tokenizer.encode("")
         self._closing = [] if isinstance(model, Decoder) else tokenizer.closing
@@ -70,7 +71,7 @@ class Reader:
 
     def windows(self, text: str, window: int) -> Iterator[list[int]]:
         """A text in windows of so many tokens, each between the tokenizer's own marks; the last is what is left."""
-        body = self._tokenizer.encode(text, bos=False)
+        body = self.tokenizer.encode(text, bos=False)
         room = window - len(self._opening) - len(self._closing)
         if room < 1:
             raise KliegError(f"a window of {window} tokens has no room beside the {len(self._opening) + len(self._closing)} "
@@ -78,41 +79,48 @@ class Reader:
         for start in range(0, max(len(body), 1), room):
             yield [*self._opening, *body[start:start + room], *self._closing]
 
-    @torch.no_grad()
     def scores(self, ids: Sequence[int], seed: int = 0) -> list[tuple[Heads, dict[str, Score]]]:
         """What every head of every layer does in one window. The seed is that of `positional`'s shuffle."""
         text = Text(torch.tensor(ids), torch.tensor([self._is_mark(id) for id in ids]))
-        meter, found = Meter(text, torch.Generator().manual_seed(seed)), []
+        meter = Meter(text, torch.Generator().manual_seed(seed))
+        return self.heard(ids, meter.read)
 
-        def hear(call: Call) -> None:
+    @torch.no_grad()
+    def heard(self, ids: Sequence[int], hear: Callable[[Call], T]) -> list[tuple[Heads, T]]:
+        """One pass over a text, and what `hear` makes of each layer that attends from the text to itself, in order."""
+        found: list[tuple[Heads, T]] = []
+
+        def told(call: Call) -> None:
             if call.queries == call.keys == len(ids):
-                heads = Heads(call.layer, call.kind, call.heads, call.kv_heads)
-                found.append((heads, meter.read(call)))
+                found.append((Heads(call.layer, call.kind, call.heads, call.kv_heads), hear(call)))
 
-        if isinstance(self._model, Decoder | Bert):
-            self._model.hidden(torch.tensor([list(ids)]), observe=lambda seen: hear(_call(seen)))
+        if isinstance(self.model, Decoder | Bert):
+            self.model.hidden(torch.tensor([list(ids)]), observe=lambda seen: told(_call(seen)))
         else:
             from klieg.watch import watch
-            with watch(self._model.model, top=0, map=0, bins=1) as seen:
-                self._model.run(list(ids))
+            with watch(self.model.model, top=0, map=0, bins=1) as seen:
+                self.model.run(list(ids))
             for call in seen.calls:
-                hear(call)
+                told(call)
         if not found:
             raise KliegError(f"{self.name!r} has no layer that attends from a text to itself; there are no heads to score.")
         return found
 
+    def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """A whole text between the tokenizer's own marks, and the characters of each token; see Tokenizer.placed()."""
+        ids, places = self.tokenizer.placed(text)
+        return [*ids, *self._closing], [*places, *((0, 0) for _ in self._closing)]
+
     def _is_mark(self, id: int) -> bool:
         if id not in self._marks:
-            self._marks[id] = punctuates(self._tokenizer.token_bytes(id))
+            self._marks[id] = punctuates(self.tokenizer.token_bytes(id))
         return self._marks[id]
 
 
 def _call(seen: Observation) -> Call:
-    """What an observer of one of Klieg's own models is told, with its survey."""
+    """What an observer of one of Klieg's own models is told."""
     found = seen.attention
-    kept = survey(seen.q, seen.k, found.lse, seen.mask, ROWS, scale=seen.scale)
-    return Call(seen.layer, seen.kind, seen.q, seen.k, seen.v, found.lse, found.output, seen.mask, seen.scale, found.kernel,
-                survey=kept)
+    return Call(seen.layer, seen.kind, seen.q, seen.k, seen.v, found.lse, found.output, seen.mask, seen.scale, found.kernel)
 
 
 def punctuates(token: bytes | str) -> bool:
@@ -138,8 +146,8 @@ def load(name: str) -> Reader:
             raise other from own
         tokenizer = model.tokenizer
     if isinstance(model, Marian):
-        raise KliegError(f"{name!r} is a translator, and a corpus has no translations beside its texts; the atlas is of models "
-                         "that read one text.")
+        raise KliegError(f"{name!r} is a translator, and a corpus has no translations beside its texts; name a model "
+                         "that reads one text.")
     return Reader(model, tokenizer, name, _fingerprint(folder))
 
 

@@ -40,25 +40,29 @@ def grid(trace: Trace, by: str = "entropy", theme: Theme = LIGHT, *, medium: Med
 
     room: width that there is; heads that do not fit stand in a further band below, groups unbroken where they fit.
     """
-    known, paper = statistic(by), medium is PAPER
-    values = [measured(call, by) for call in trace.calls]
-    ramp = ramp_of(values)
-    names = [row_name(call, language) for call in trace.calls]
+    title = (Span(say(f"by {by}", language), INK, bold=True), Span(f"   {_unit(by, language)}", FAINT))
+    return scored(trace.calls, [measured(call, by) for call in trace.calls], statistic(by).unit, title,
+                  safe(f"{trace.model}: {say(f'by {by}', language)}"), theme, medium=medium, room=room, language=language)
+
+
+def scored(calls: Sequence[Row], values: list[list[float]], unit: str, title: tuple[Span, ...], name: str,
+           theme: Theme = LIGHT, *, medium: Medium = PAPER, room: float | None = None, language: str = "en") -> Picture:
+    """The same by any number of every head: `values` by layer and head, `title` over it, `name` for those who hear it."""
+    paper, ramp = medium is PAPER, ramp_of(values)
+    names = [row_name(call, language) for call in calls]
     gutter = (max(map(width, names)) + 2) * medium.char
     step, gap, line = (SIDE, 10.0, SIDE + 10) if paper else (DIGITS, 1, 1)
     room = room or (1000 if paper else 100)
-    title = (Span(say(f"by {by}", language), INK, bold=True), Span(f"   {_unit(by, language)}", FAINT))
     marks: list[Mark] = [Text(0, 0, title, size=16 if paper else 13)]
     y = medium.line * (1.8 if paper else 1)
-    for band in bands(trace.calls, step, gap, room - gutter):
-        y = band_of(marks, trace.calls, band, values, names, ramp, known.unit, (gutter, step, gap, line, y), medium, language)
-    low, high = (figure(n, known.unit) for n in (ramp.low, ramp.high))
+    for band in bands(calls, step, gap, room - gutter):
+        y = band_of(marks, calls, band, values, names, ramp, unit, (gutter, step, gap, line, y), medium, language)
+    low, high = (figure(n, unit) for n in (ramp.low, ramp.high))
     marks.append(Ramp(gutter if not paper else 0, y + (4 if paper else 0), 160 if paper else 12, 8 if paper else 1,
                       ramp.ramp, low, high))
     y += medium.line if paper else 1
     right = max(reach(mark, medium) for mark in marks)
-    return Picture(right if paper else min(right, room), y, tuple(marks),
-                   safe(f"{trace.model}: {say(f'by {by}', language)}"), theme, medium)
+    return Picture(right if paper else min(right, room), y, tuple(marks), name, theme, medium)
 
 
 def table(trace: Trace, theme: Theme = LIGHT, *, medium: Medium = PAPER, language: str = "en") -> Picture:

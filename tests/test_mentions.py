@@ -1,0 +1,30 @@
+"""Where phrases stand: whole words in English, characters in Chinese, articles aside."""
+
+from __future__ import annotations
+
+import pytest
+
+from klieg.analysis.mentions import apart, bare, mention, standing
+
+
+@pytest.mark.parametrize(("text", "phrase", "found"), [
+    ("The cat saw a cattle cat.", "cat", ["cat", "cat"]), ("A CEO, the ceo", "ceo", ["CEO", "ceo"]),
+    ("It is it; with its wit", "it", ["It", "it"]), ("小明把书给了小红", "小红", ["小红"]), ("他看他们", "他", ["他", "他"]),
+    ("Tim's (old) hat", "(old)", ["(old)"]), ("naïve naïveté", "naïve", ["naïve"]), ("x1 x", "x", ["x"]), ("a", "", []),
+    ("用iPhone拍", "iPhone", ["iPhone"])])
+def test_a_phrase_stands_as_whole_words(text: str, phrase: str, found: list[str]) -> None:
+    assert [text[start:end] for start, end in standing(text, phrase)] == found
+
+
+def test_the_last_mention_before_the_pronoun_counts_else_the_first_after() -> None:
+    text = "The dog met a dog. It barked at the dog and the dog."
+    it = standing(text, "it")[0]
+    assert mention(text, "the dog", it) == (14, 17)
+    assert mention(text, "The Dog", (0, 3)) == (4, 7)
+    assert mention(text, "cat", it) is None and mention(text, "it", it) is None
+
+
+def test_articles_and_overlaps() -> None:
+    assert [bare(phrase) for phrase in ("The dog", "a  dog", "theory", "the", "his son", "An")] == [
+        "dog", "dog", "theory", "the", "son", "An"]
+    assert apart([(4, 6), (0, 4)]) and not apart([(0, 5), (4, 6)]) and not apart([(0, 9), (3, 4)])
