@@ -16,7 +16,7 @@ from importlib import import_module
 from klieg.errors import KliegError, nearest
 from klieg.views.chart import Chart, Words
 
-NAMES = ("softmax", "ages", "scale", "length", "context")
+NAMES = ("similarity", "softmax", "ages", "scale", "length", "positions", "embeddings", "context", "too", "experts")
 
 
 @dataclass(frozen=True)

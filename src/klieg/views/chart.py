@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,11 +35,9 @@ class Chart:
 
 
 def picture(chart: Chart, theme: Theme = LIGHT, *, language: str = "en") -> Picture:
-    """The points evenly spaced, whatever they are; from 0 up, but for lines that are all far from it."""
+    """The points evenly spaced, whatever they are, and named as far as there is room; bars below 0 hang from it."""
     tongue = LANGUAGES.index(language)
-    values = [value for series in chart.series.values() for value in series]
-    high = max(values) or 1.0
-    low = min(values) if not chart.bars and min(values) > high / 2 else 0.0
+    low, high = _ends([value for series in chart.series.values() for value in series], chart.bars)
     step = WIDTH / len(chart.points)
     left = [LEFT + step * (n + 0.5) for n in range(len(chart.points))]
 
@@ -51,9 +50,12 @@ def picture(chart: Chart, theme: Theme = LIGHT, *, language: str = "en") -> Pict
         marks.append(Text(x, 30, (Span(words[tongue], Paint(paint)),)))
         x += (width(words[tongue]) + 3) * PAPER.char
     marks += [Rule(LEFT, TOP + HEIGHT, WIDTH, 0), Rule(LEFT, TOP, 0, HEIGHT)]
-    for value in (low, (low + high) / 2, high):
+    if low < 0 < high:
+        marks.append(Rule(LEFT, up(0), WIDTH, 0))
+    for value in (low, 0.0 if low < 0 < high else (low + high) / 2, high):
         marks.append(Text(LEFT - 8, up(value) - 10, (Span(number(value), FAINT),), "end", 11))
-    for at, point in zip(left, chart.points, strict=True):
+    every = math.ceil((max(map(width, chart.points)) + 1) * PAPER.char * 11 / 13 / step)
+    for at, point in list(zip(left, chart.points, strict=True))[::every]:
         marks.append(Text(at, TOP + HEIGHT + 4, (Span(point, FAINT),), "middle", 11))
     marks.append(Text(LEFT + WIDTH, TOP + HEIGHT + 24, (Span(chart.name[tongue], FAINT),), "end", 11))
     thick = step * 0.7 / len(chart.series)
@@ -61,12 +63,21 @@ def picture(chart: Chart, theme: Theme = LIGHT, *, language: str = "en") -> Pict
         titles = [f"{words[tongue]}, {point}: {value:.6g}" for point, value in zip(chart.points, values, strict=True)]
         if chart.bars:
             shift = (n - len(chart.series) / 2) * thick
-            marks += [Bar(at + shift, TOP, thick, HEIGHT, value, value / high, Paint(paint), title, upright=True)
-                      for at, value, title in zip(left, values, titles, strict=True)]
+            for at, value, title in zip(left, values, titles, strict=True):
+                top, foot, part = (TOP, up(0), value / (high or 1.0)) if value >= 0 else (up(0), up(value), 1.0)
+                marks.append(Bar(at + shift, top, thick, foot - top, value, part, Paint(paint), title, upright=True))
         else:
             marks += line([(at, up(value)) for at, value in zip(left, values, strict=True)], Paint(paint), titles)
     right = max(LEFT + WIDTH + 20, *(reach(mark, PAPER) for mark in marks if not isinstance(mark, Link)))
     return Picture(right, TOP + HEIGHT + 48, tuple(marks), chart.title[tongue], theme, PAPER)
+
+
+def _ends(values: Sequence[float], bars: bool) -> tuple[float, float]:
+    """From 0 up, but for lines that are all far from it and for what is below it; never from 0 to 0."""
+    low, high = min(values), max(values)
+    if bars or 0 <= low <= high / 2:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return low, high or 1.0 if low == 0 else high
 
 
 def table(chart: Chart, language: str = "en") -> Table:
