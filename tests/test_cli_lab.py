@@ -46,7 +46,7 @@ def test_files(here: Path) -> None:  # noqa: F811
 
 
 def test_mistakes(here: Path) -> None:  # noqa: F811
-    refused(run("lab", "age"), "there is no lab 'age'; the labs are softmax, ages")
+    refused(run("lab", "age"), "there is no lab 'age'; the labs are similarity, softmax")
     refused(run("lab", "-o", "labs.html"), "--out is of labs that are run; name one, or all.")
     refused(run("lab", "ages", "-o", "-", "--json", "-"), "--out - and --json - would run together")
     assert list(here.iterdir()) == []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from klieg.views.chart import HEIGHT, TOP, Chart, picture, table
-from klieg.views.picture import Bar, Link, Rule, Text
+from klieg.views.chart import HEIGHT, LEFT, TOP, WIDTH, Chart, picture, table
+from klieg.views.picture import PAPER, Bar, Link, Rule, Text
 
 SERIES = {("one", "甲"): (1.0, 4.0, 2.0), ("other", "乙"): (0.5, 0.25, 3.0)}
 
@@ -44,6 +44,31 @@ def test_lines_far_from_nought_fill_the_chart_and_bars_never_do() -> None:
     assert "0" in words(picture(chart(bars=True, series=far)).marks)
     same = {("one", "甲"): (5.0, 5.0, 5.0)}
     assert all(link.y == TOP for link in picture(chart(series=same)).marks if isinstance(link, Link))
+
+
+def test_what_is_below_nought_hangs_from_it() -> None:
+    below = {("one", "甲"): (1.0, -3.0, 0.0)}
+    drawn = picture(chart(bars=True, series=below))
+    bars = [mark for mark in drawn.marks if isinstance(mark, Bar)]
+    nought = TOP + HEIGHT / 4
+    assert [(bar.y, bar.y + bar.height) for bar in bars] == [(TOP, nought), (nought, TOP + HEIGHT), (TOP, nought)]
+    assert [bar.part for bar in bars] == [1, 1, 0] and [bar.value for bar in bars] == [1, -3, 0]
+    assert {"1", "0", "-3"} <= {*words(drawn.marks)} and Rule(LEFT, nought, WIDTH, 0) in drawn.marks
+    links = [mark for mark in picture(chart(series=below)).marks if isinstance(mark, Link)]
+    assert [link.to_y for link in links] == pytest.approx([TOP + HEIGHT, nought])
+    under = picture(chart(bars=True, series={("one", "甲"): (-1.0, -2.0, 0.0)}))
+    alone = [mark for mark in under.marks if isinstance(mark, Bar)]
+    assert [bar.height for bar in alone] == pytest.approx([HEIGHT / 2, HEIGHT, 0]) and alone[2].part == 0
+    level = picture(chart(series={("one", "甲"): (0.0, 0.0, 0.0)}))
+    assert all(link.y == TOP + HEIGHT for link in level.marks if isinstance(link, Link))
+
+
+def test_points_are_named_as_far_as_there_is_room() -> None:
+    many = Chart(("What", "什么"), ("size", "大小"), tuple(map(str, range(64))), ("bits", "比特"), {("one", "甲"): range(64)})
+    names = [mark for mark in picture(many).marks if isinstance(mark, Text) and mark.anchor == "middle"]
+    assert [mark.string for mark in names] == [str(n) for n in range(0, 64, 3)]
+    assert all(b.x - a.x > 2 * PAPER.char * 11 / 13 for a, b in zip(names, names[1:], strict=False))
+    assert len([mark for mark in picture(chart()).marks if isinstance(mark, Text) and mark.anchor == "middle"]) == 3
 
 
 def test_the_table_has_every_number() -> None:

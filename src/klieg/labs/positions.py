@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klieg.config import LlamaConfig
@@ -75,23 +76,23 @@ def by_distance(products: Tensor) -> tuple[list[float], float]:
 
 
 def rotated() -> tuple[float, float]:
-    """Products of the bundled model's queries and keys, as shares of their lengths: by how much the most changed one does when
-    both move on together, to anywhere the model has positions for; and on average when the key alone moves one place."""
+    """By how much the cosine of a query and a key of the bundled model changes: at most, when both move on together to every
+    tenth place that it has positions for; and on average, when the key alone moves one place."""
     model, tokenizer = load("chat")
     read = trace((model, tokenizer), TEXT, name="chat")
     count = len(read.tokens)
 
-    def products(layer: int, query: int, key: int) -> Tensor:
-        q, k = ((rotate(x, rotary(torch.arange(first, first + count)[None], model.frequencies, x.dtype)))
-                for x, first in ((read[layer].unrotated_q, query), (read[layer].unrotated_k, key)))
-        k = k.repeat_interleave(model.heads // model.kv_heads, 1)
-        return (torch.nn.functional.normalize(q.double(), dim=-1) @ torch.nn.functional.normalize(k.double(), dim=-1).mT)
+    def cosines(layer: int, query: int, key: int) -> Tensor:
+        raw, places = (read[layer].unrotated_q, read[layer].unrotated_k), torch.arange(count)[None]
+        q, k = (F.normalize(rotate(x, rotary(places + first, model.frequencies, x.dtype)).double(), dim=-1)
+                for x, first in zip(raw, (query, key), strict=True))
+        return q @ k.repeat_interleave(model.heads // model.kv_heads, 1).mT
 
     together, apart = [], []
     for layer in range(model.layers):
-        here = products(layer, 0, 0)
-        together += [(products(layer, by, by) - here).abs().max().item() for by in range(1, model.positions - count, 10)]
-        apart.append((products(layer, 0, 1) - here).abs().mean().item())
+        here = cosines(layer, 0, 0)
+        together += [(cosines(layer, by, by) - here).abs().max().item() for by in range(1, model.positions - count + 1, 10)]
+        apart.append((cosines(layer, 0, 1) - here).abs().mean().item())
     return max(together), sum(apart) / len(apart)
 
 
@@ -108,7 +109,7 @@ def trained(kind: str, steps: int) -> Llama:
             table = {"none": None, "sines": sines(LONG, WIDTH) * SPREAD * 2 ** 0.5,
                      "learned": nn.Parameter(SPREAD * torch.randn(LONG, WIDTH))}[kind]
             placed = Placed(config, table)
-            placed.load_state_dict(model.state_dict(), strict=False)
+            placed.model, placed.lm_head = model.model, model.lm_head
             model = placed
         stepper = Stepper(model, settings)
         for step in range(steps):
@@ -175,7 +176,7 @@ def _conclusion(numbers: dict[str, float]) -> Words:
     return (
         f"Distance alone explains {sine} of how the products of two sine positions vary, and {learned} of learned ones. The "
         f"bundled model's rotated queries and keys keep their cosines when both move on together (to within {moved}), and "
-        f"change them by {apart} on average when one moves a single place. Right within {SHORT} tokens, and to {LONG}: "
+        f"change them by {apart} on average when one moves a single place. Right within {SHORT} tokens, then up to {LONG}: "
         + "; ".join(f"{KINDS[kind][0]} {inside[kind]}, {beyond[kind]}" for kind in KINDS)
         + f" ({100 / VOCABULARY:.1f} % by chance). {verdict[0]}",
         f"正弦位置两两点积的变化有 {sine} 由距离决定，学得的位置为 {learned}。自带模型里旋转后的查询与键一起平移时，余弦不变"

@@ -80,19 +80,17 @@ def walk(model: Llama, tokenizer: Tokenizer, read: Trace) -> Walk:
 
 
 def _charts(name: str, found: Walk) -> list[Chart]:
-    layers = len(found.bits) - 1
-    first: Words = "d, the first piece of database", "d，database 的第一个词片"
-    labels: list[Words] = [(word.strip(), word.strip()) for word in WORDS[:-1]] + [first]
-    places = tuple(map(str, range(layers + 1)))
-    embedding, attention, feed = found.parts[0].item(), found.parts[1::2].tolist(), found.parts[2::2].tolist()
+    first: Words = "“d”, the first piece of “database”", "“d”，“database”的第一个词片"
+    labels: list[Words] = [(f"“{word.strip()}”",) * 2 for word in WORDS[:-1]] + [first]
+    places = tuple(map(str, range(len(found.bits))))
     return [
         Chart((f"The next token, {name}", f"下一个词元，{ZH[name]}"), ("layers", "层数"), places,
               ("surprise, bits: less is likelier", "意外程度，比特：越小越可能"),
               {label: found.bits[:, n].tolist() for n, label in enumerate(labels)}),
-        Chart((f"What adds to “too” over “chair”, {name}", f"是什么使 too 胜过 chair，{ZH[name]}"),
-              ("embedding, then layers", "嵌入，然后各层"), ("e", *map(str, range(layers))), ("logits", "logit"),
-              {("attention, or the embedding", "注意力，或嵌入"): [embedding, *attention],
-               ("feed-forward", "前馈"): [0.0, *feed]}, bars=True)]
+        Chart((f"What each layer adds to “too” over “chair”, {name}", f"每一层使 too 比 chair 高出多少，{ZH[name]}"),
+              ("layer", "层"), places[:-1], ("logits", "logit"),
+              {("attention", "注意力"): found.parts[1::2].tolist(), ("feed-forward", "前馈"): found.parts[2::2].tolist()},
+              bars=True)]
 
 
 def _conclusion(walks: dict[str, Walk]) -> Words:

@@ -16,7 +16,8 @@ from klieg.views.picture import FAINT, INK, PAPER, Bar, Link, Mark, Picture, Rul
 from klieg.views.words import LANGUAGES
 
 WIDTH, HEIGHT, LEFT, TOP = 560.0, 240.0, 64.0, 74.0
-PAINTS = ("ink3", "amber", "ink", "strong")     # not those of queries and keys, which these are not
+# Not the paints of queries and keys, which these are not.
+PAINTS = Paint("ink3"), Paint("amber"), Paint("ink"), Paint("amber", strength=0.6)
 
 Words = tuple[str, str]
 """English and Chinese."""
@@ -47,7 +48,7 @@ def picture(chart: Chart, theme: Theme = LIGHT, *, language: str = "en") -> Pict
     marks: list[Mark] = [Text(0, 0, (Span(chart.title[tongue], INK, bold=True), Span(f"   {chart.unit[tongue]}", FAINT)))]
     x = LEFT
     for paint, words in zip(PAINTS, chart.series, strict=False):
-        marks.append(Text(x, 30, (Span(words[tongue], Paint(paint)),)))
+        marks.append(Text(x, 30, (Span(words[tongue], paint),)))
         x += (width(words[tongue]) + 3) * PAPER.char
     marks += [Rule(LEFT, TOP + HEIGHT, WIDTH, 0), Rule(LEFT, TOP, 0, HEIGHT)]
     if low < 0 < high:
@@ -65,9 +66,9 @@ def picture(chart: Chart, theme: Theme = LIGHT, *, language: str = "en") -> Pict
             shift = (n - len(chart.series) / 2) * thick
             for at, value, title in zip(left, values, titles, strict=True):
                 top, foot, part = (TOP, up(0), value / (high or 1.0)) if value >= 0 else (up(0), up(value), 1.0)
-                marks.append(Bar(at + shift, top, thick, foot - top, value, part, Paint(paint), title, upright=True))
+                marks.append(Bar(at + shift, top, thick, foot - top, value, part, paint, title, upright=True))
         else:
-            marks += line([(at, up(value)) for at, value in zip(left, values, strict=True)], Paint(paint), titles)
+            marks += line([(at, up(value)) for at, value in zip(left, values, strict=True)], paint, titles)
     right = max(LEFT + WIDTH + 20, *(reach(mark, PAPER) for mark in marks if not isinstance(mark, Link)))
     return Picture(right, TOP + HEIGHT + 48, tuple(marks), chart.title[tongue], theme, PAPER)
 
@@ -77,7 +78,7 @@ def _ends(values: Sequence[float], bars: bool) -> tuple[float, float]:
     low, high = min(values), max(values)
     if bars or 0 <= low <= high / 2:
         low, high = min(low, 0.0), max(high, 0.0)
-    return low, high or 1.0 if low == 0 else high
+    return low, (high or 1.0) if low == 0 else high
 
 
 def table(chart: Chart, language: str = "en") -> Table:
