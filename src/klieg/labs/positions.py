@@ -31,7 +31,7 @@ VOCABULARY, WIDTH, LAG = 16, 64, 3
 SHORT, LONG, PART = 32, 128, 16
 STEPS, BATCH, SEED, SPREAD = 300, 32, 0, 0.02
 SURE = 0.9      # of the tokens must be right
-COLUMNS = (0, 4, 8, 12)
+COLUMNS = (0, 3, 6, 9)
 TEXT = "The animal didn't cross the street because it was too tired."
 
 
@@ -145,12 +145,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def _charts(products: dict[str, Tensor], right: dict[str, list[float]]) -> tuple[Chart, ...]:
-    table = sines(2 * SHORT, WIDTH)
+    table = sines(SHORT, WIDTH)
     near = {name: by_distance(found)[0] for name, found in products.items()}
     scale = {name: found.diagonal().mean().item() for name, found in products.items()}
     return (
         Chart(("The table of sines, some of its columns", "正弦位置表的几列"), ("position", "位置"),
-              tuple(map(str, range(2 * SHORT))), ("value", "值"),
+              tuple(map(str, range(SHORT))), ("value", "值"),
               {(f"column {column}", f"第 {column} 列"): table[:, column].tolist() for column in COLUMNS}),
         Chart(("The product of two positions", "两个位置的点积"), ("distance", "距离"), tuple(map(str, range(1, SHORT))),
               ("mean, as a share of a position with itself", "平均，以位置与自身的点积为一"),
@@ -178,12 +178,12 @@ def _conclusion(numbers: dict[str, float]) -> Words:
         f"bundled model's rotated queries and keys keep their cosines when both move on together (to within {moved}), and "
         f"change them by {apart} on average when one moves a single place. Right within {SHORT} tokens, then up to {LONG}: "
         + "; ".join(f"{KINDS[kind][0]} {inside[kind]}, {beyond[kind]}" for kind in KINDS)
-        + f" ({100 / VOCABULARY:.1f} % by chance). {verdict[0]}",
+        + f" ({100 / VOCABULARY:.2f} % by chance). {verdict[0]}",
         f"正弦位置两两点积的变化有 {sine} 由距离决定，学得的位置为 {learned}。自带模型里旋转后的查询与键一起平移时，余弦不变"
         f"（误差不超过 {moved}）；只移动其中一个一位，则平均改变 {apart}。"
         f"{SHORT} 个词元之内与之外（到 {LONG}）的正确率："
         + "；".join(f"{KINDS[kind][1]} {inside[kind]}、{beyond[kind]}" for kind in KINDS)
-        + f"（随机为 {100 / VOCABULARY:.1f} %）。{verdict[1]}")
+        + f"（随机为 {100 / VOCABULARY:.2f} %）。{verdict[1]}")
 
 
 LAB = Lab(("Sines, learned or rotary positions", "正弦、学得的与旋转的位置"),
