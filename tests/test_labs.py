@@ -154,6 +154,16 @@ def test_positions_leave_torch_as_it_was() -> None:
     assert torch.equal(before, torch.get_rng_state()) and torch.get_num_threads() == threads
 
 
+def test_positions_count_what_is_right() -> None:
+    """One who knows the token three places earlier up to place 63, and always names another one after it."""
+    def half(ids: torch.Tensor) -> torch.Tensor:
+        logits = torch.nn.functional.one_hot(ids.roll(3, 1), 16).double()
+        return torch.cat([logits[:, :64], logits[:, 64:].roll(1, 2)], 1)
+
+    right = positions.accuracy(half)
+    assert right[:3].isnan().all() and right[3:64].eq(1).all() and right[64:].eq(0).all() and len(right) == 128
+
+
 def test_decoders_without_rotation_do_not_rotate() -> None:
     """Without a table the order of what stands before is not seen: the same tokens in another order give the same answer."""
     none, rotary = (positions.trained(kind, QUICK) for kind in ("none", "rotary"))

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from klieg.analysis.behaviour import BEHAVIOURS
@@ -20,7 +21,6 @@ from klieg.changes import Heads, Mute, changed
 from klieg.decoders import Decoder
 from klieg.labs import Finding, Lab
 from klieg.layers import Context
-from klieg.loss import token_loss
 from klieg.models import load
 from klieg.tokenizers import Tokenizer
 from klieg.views.chart import Chart, Words
@@ -121,18 +121,22 @@ def _muted(model: Decoder, tokenizer: Tokenizer) -> tuple[dict[str, Tensor], dic
 def _losses(model: Decoder, ids: Tensor, targets: Tensor) -> Iterator[float]:
     """The mean loss of the targets that there are, nats a token: of the whole model, then with each head muted. The layers
     below it run once."""
-    context, words = Context(Mask.causal()), model.vocabulary.float()
+    context, kept = Context(Mask.causal()), targets >= 0
+
+    def loss(x: Tensor) -> float:
+        return F.cross_entropy(model.head(model.normed(x[kept])), targets[kept]).item()
+
     streams = [model.embedded(ids, torch.arange(ids.shape[1])[None], context)]
     for block in model.blocks:
         streams.append(block(streams[-1], context))
-    yield token_loss(model.normed(streams[-1]).flatten(0, 1), words, targets.flatten()).item()
+    yield loss(streams[-1])
     for layer in range(model.layers):
         for head in range(model.heads):
             context.change = changed(model, [Mute(Heads(layer, head))]).change
             x = streams[layer]
             for block in list(model.blocks)[layer:]:
                 x = block(x, context)
-            yield token_loss(model.normed(x).flatten(0, 1), words, targets.flatten()).item()
+            yield loss(x)
 
 
 def _batches(tokenizer: Tokenizer) -> dict[str, tuple[Tensor, Tensor]]:

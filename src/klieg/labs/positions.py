@@ -59,11 +59,11 @@ def run(steps: int = STEPS) -> Finding:
     numbers = {"sines: explained by distance": shares["sines"], "learned: explained by distance": shares["learned"],
                "rotary: moved together": moved, "rotary: one place apart": changed}
     places = [f"{first} to {first + PART - 1}" for first in range(0, LONG, PART)]
-    numbers |= {f"{kind}: {place}": value for kind, row in right.items() for place, value in zip(places, row, strict=True)}
+    parts = {kind: row.view(-1, PART).nanmean(1).tolist() for kind, row in right.items()}
     for kind, row in right.items():
-        numbers |= {f"{kind}: inside": sum(row[:SHORT // PART]) * PART / SHORT,
-                    f"{kind}: beyond": sum(row[SHORT // PART:]) * PART / (LONG - SHORT)}
-    return Finding(_charts(products, right), _conclusion(numbers), numbers)
+        numbers |= {f"{kind}: {place}": share for place, share in zip(places, parts[kind], strict=True)}
+        numbers |= {f"{kind}: inside": row[:SHORT].nanmean().item(), f"{kind}: beyond": row[SHORT:].mean().item()}
+    return Finding(_charts(products, parts), _conclusion(numbers), numbers)
 
 
 def by_distance(products: Tensor) -> tuple[list[float], float]:
@@ -126,11 +126,12 @@ def _rows(count: int, length: int, seed: int) -> Batch:
 
 
 @torch.no_grad()
-def accuracy(model: Llama) -> list[float]:
-    """The share of tokens that are named rightly, for every PART places of rows of LONG tokens that it was not trained on."""
+def accuracy(model: Llama) -> Tensor:
+    """The share of tokens that are named rightly at every place of rows that it was not trained on: (LONG,), NaN for the first
+    LAG, where there is nothing to name."""
     rows = _rows(4 * BATCH, LONG, 2 ** 31)
-    right = (model(rows.ids).argmax(-1) == rows.targets).double()
-    return [right[:, max(first, LAG):first + PART].mean().item() for first in range(0, LONG, PART)]
+    right = (model(rows.ids).argmax(-1) == rows.targets).double().mean(0)
+    return right.where(torch.arange(LONG) >= LAG, torch.nan)
 
 
 @contextmanager
