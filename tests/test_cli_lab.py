@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import patch
 
 from test_cli import here, refused, run  # noqa: F401
 
@@ -27,6 +29,15 @@ def test_one_is_run_and_shown() -> None:
         found = find("ages").run()
         assert found.conclusion[tongue] in ran.text and find("ages").title[tongue] in ran.text
         assert all(chart.title[tongue] in ran.text for chart in found.charts) and "0.2808" in ran.text
+
+
+def test_all_are_timed_together_and_what_the_clock_said_is_written(here: Path) -> None:  # noqa: F811
+    """With one lab in place of all, which take minutes."""
+    finding = replace(find("ages").run(), measured={"seconds": 0.25})
+    with patch("klieg.labs.NAMES", ("ages",)), patch("klieg.labs.find", lambda name: replace(find(name), run=lambda: finding)):
+        ran = run("lab", "all", "--json", "-")
+    assert ran.status == 0 and re.fullmatch(r"ages: \d+\.\d s\ntogether: \d+\.\d s\n", ran.err)
+    assert json.loads(ran.text) == {"ages": {**finding.numbers, "seconds": 0.25}}
 
 
 def test_files(here: Path) -> None:  # noqa: F811

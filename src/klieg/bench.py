@@ -31,7 +31,8 @@ SUMS, TOP = SurveySpec(top=0, map=64), SurveySpec(top=16, map=64)
 
 @dataclass(frozen=True)
 class Case:
-    """Causal attention of one text in float32; spec None is the output alone. `plain` does without the native library."""
+    """Causal attention of one text in float32; spec None is the output alone. `plain` does without the native library;
+    `kernel` is one of attend()'s, where the choice is not left to it."""
 
     heads: int
     groups: int
@@ -39,6 +40,7 @@ class Case:
     length: int
     spec: SurveySpec | None
     plain: bool = False
+    kernel: str | None = None
 
     @property
     def name(self) -> str:
@@ -46,13 +48,14 @@ class Case:
         heads = "1 head" if self.heads == 1 else f"{self.heads} heads"
         shared = "" if self.heads == self.groups else f" over {self.groups} K/V"
         plain = ", without a compiler" if self.plain else ""
-        return f"{what}, {heads}{shared}, d {self.width}, {self.length:,} tokens{plain}"
+        kernel = f", kernel {self.kernel}" if self.kernel else ""
+        return f"{what}, {heads}{shared}, d {self.width}, {self.length:,} tokens{plain}{kernel}"
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Attention:
         """What is measured. Without a compiler the output is torch's, and the survey is made in plain torch."""
         mask = Mask.causal()
         if not self.plain:
-            return attend(q, k, v, mask, survey=self.spec)
+            return attend(q, k, v, mask, survey=self.spec, kernel=self.kernel)
         found = attend(q, k, v, mask, kernel="fused")
         return replace(found, survey=self.spec and survey(q, k, found.lse, mask, self.spec, kernel="streamed"))
 

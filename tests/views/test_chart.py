@@ -71,6 +71,22 @@ def test_points_are_named_as_far_as_there_is_room() -> None:
     assert len([mark for mark in picture(chart()).marks if isinstance(mark, Text) and mark.anchor == "middle"]) == 3
 
 
+def test_powers_of_ten_are_evenly_apart_and_nought_has_no_place() -> None:
+    deep = Chart(("What", "什么"), ("size", "大小"), ("1", "2", "3", "4"), ("bits", "比特"),
+                 {("one", "甲"): (1.0, 1e-3, 1e-12, 0.0), ("other", "乙"): (1e-6, 0.0, 1e-6, 1e-6)}, logarithmic=True)
+    drawn = picture(deep)
+    links = [mark for mark in drawn.marks if isinstance(mark, Link)]
+    assert [(link.title, link.y, link.to_y) for link in links] == [
+        ("one, 2: 0.001", TOP, pytest.approx(TOP + HEIGHT / 4)),
+        ("one, 3: 1e-12", pytest.approx(TOP + HEIGHT / 4), pytest.approx(TOP + HEIGHT)),
+        ("other, 4: 1e-06", pytest.approx(TOP + HEIGHT / 2), pytest.approx(TOP + HEIGHT / 2))]
+    assert {"1e-12", "1e-06", "1"} <= {*words(drawn.marks)}
+    flat = Chart(("What", "什么"), ("size", "大小"), ("1", "2"), ("bits", "比特"), {("one", "甲"): (0.0, 0.0)},
+                 logarithmic=True)
+    assert not [mark for mark in picture(flat).marks if isinstance(mark, Link)]
+    assert list(table(deep).columns[1].cells) == ["1", "0.001", "1e-12", "0"]
+
+
 def test_the_table_has_every_number() -> None:
     found = table(chart(), "zh")
     assert [column.header for column in found.columns] == ["大小", "甲", "乙"]

@@ -39,18 +39,20 @@ def lab(
         _listed(LANGUAGES.index(language))
         return
     chosen = {each: find(each) for each in (NAMES if name == ALL else [name])}
-    found = []
+    found, began = [], time.perf_counter()
     for each, tried in chosen.items():
         started = time.perf_counter()
         found.append((each, tried, tried.run()))
         shell.console(error=True).print(f"{each}: {time.perf_counter() - started:.1f} s", soft_wrap=True)
+    if name == ALL:
+        shell.console(error=True).print(f"together: {time.perf_counter() - began:.1f} s", soft_wrap=True)
     if not files:
         for _, tried, finding in found:
             _shown(tried, finding, language)
         return
     bodies = {"out": lambda: gallery(found, language),
-              "json": lambda: json.dumps({each: dict(finding.numbers) for each, _, finding in found}, ensure_ascii=False,
-                                         indent=1) + "\n"}
+              "json": lambda: json.dumps({each: {**finding.numbers, **finding.measured} for each, _, finding in found},
+                                         ensure_ascii=False, indent=1) + "\n"}
     shell.deliver({path: bodies[kind]().encode() for kind, path in files.items()})
 
 

@@ -1,7 +1,8 @@
 """Experiments with one claim about attention each: what is said, what is measured, and what follows from the numbers.
 
 A lab is a file with a `LAB`. It runs in seconds to a few minutes on two cores, always with the same seeds, and its
-conclusion is written from the numbers that it found: where they do not bear the claim out, it says so.
+conclusion is written from the numbers that it found: where they do not bear the claim out, it says so. Numbers that the
+clock or the memory gave stand apart, as they alone are not the same a second time.
 
     found = klieg.labs.find("scale").run()
     found.numbers["entropy at d 1024, without"]
@@ -9,14 +10,18 @@ conclusion is written from the numbers that it found: where they do not bear the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+
+import torch
 
 from klieg.errors import KliegError, nearest
 from klieg.views.chart import Chart, Words
 
-NAMES = ("similarity", "softmax", "ages", "scale", "length", "positions", "embeddings", "context", "too", "experts")
+NAMES = ("similarity", "softmax", "ages", "scale", "length", "positions", "groups", "cost", "recall", "experts", "context",
+         "too", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class Finding:
     charts: tuple[Chart, ...]
     conclusion: Words
     numbers: Mapping[str, float]
+    """The same in every run on one machine."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """What the clock and the memory of this machine said in this run."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +52,16 @@ def find(name: str) -> Lab:
         raise KliegError(f"there is no lab {name!r}; the labs are {', '.join(NAMES)}.{nearest(name, list(NAMES))}")
     found: Lab = import_module(f"klieg.labs.{name}").LAB
     return found
+
+
+@contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """Inside, torch draws and sums the same every time, on one thread; whatever was set outside is as it was afterwards."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

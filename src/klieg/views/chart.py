@@ -33,16 +33,21 @@ class Chart:
     unit: Words
     series: Mapping[Words, Sequence[float]]
     bars: bool = False
+    logarithmic: bool = False
+    """Lines over as many powers of ten as they need; a line breaks off where a number is 0, which has no place there."""
 
 
 def picture(chart: Chart, theme: Theme = LIGHT, *, language: str = "en") -> Picture:
     """The points evenly spaced, whatever they are, and named as far as there is room; bars below 0 hang from it."""
     tongue = LANGUAGES.index(language)
-    low, high = _ends([value for series in chart.series.values() for value in series], chart.bars)
+    low, high = _ends(chart)
+    middle = math.sqrt(low) * math.sqrt(high) if chart.logarithmic else 0.0 if low < 0 < high else (low + high) / 2
     step = WIDTH / len(chart.points)
     left = [LEFT + step * (n + 0.5) for n in range(len(chart.points))]
 
     def up(value: float) -> float:
+        if chart.logarithmic:
+            return TOP + HEIGHT * math.log(high / max(value, low)) / (math.log(high / low) or 1.0)
         return TOP + HEIGHT * (high - value) / ((high - low) or 1.0)
 
     marks: list[Mark] = [Text(0, 0, (Span(chart.title[tongue], INK, bold=True), Span(f"   {chart.unit[tongue]}", FAINT)))]
@@ -53,7 +58,7 @@ def picture(chart: Chart, theme: Theme = LIGHT, *, language: str = "en") -> Pict
     marks += [Rule(LEFT, TOP + HEIGHT, WIDTH, 0), Rule(LEFT, TOP, 0, HEIGHT)]
     if low < 0 < high:
         marks.append(Rule(LEFT, up(0), WIDTH, 0))
-    for value in (low, 0.0 if low < 0 < high else (low + high) / 2, high):
+    for value in (low, middle, high):
         marks.append(Text(LEFT - 8, up(value) - 10, (Span(number(value), FAINT),), "end", 11))
     every = math.ceil((max(map(width, chart.points)) + 1) * PAPER.char * 11 / 13 / step)
     for at, point in list(zip(left, chart.points, strict=True))[::every]:
@@ -68,15 +73,22 @@ def picture(chart: Chart, theme: Theme = LIGHT, *, language: str = "en") -> Pict
                 top, foot, part = (TOP, up(0), value / (high or 1.0)) if value >= 0 else (up(0), up(value), 1.0)
                 marks.append(Bar(at + shift, top, thick, foot - top, value, part, paint, title, upright=True))
         else:
-            marks += line([(at, up(value)) for at, value in zip(left, values, strict=True)], paint, titles)
+            places = [(at, up(value)) for at, value in zip(left, values, strict=True)]
+            ends = [n + 2 for n in range(len(values) - 1) if not chart.logarithmic or min(values[n:n + 2]) > 0]
+            marks += [mark for end in ends for mark in line(places[end - 2:end], paint, titles[end - 2:end])]
     right = max(LEFT + WIDTH + 20, *(reach(mark, PAPER) for mark in marks if not isinstance(mark, Link)))
     return Picture(right, TOP + HEIGHT + 48, tuple(marks), chart.title[tongue], theme, PAPER)
 
 
-def _ends(values: Sequence[float], bars: bool) -> tuple[float, float]:
-    """From 0 up, but for lines that are all far from it and for what is below it; never from 0 to 0."""
+def _ends(chart: Chart) -> tuple[float, float]:
+    """The lowest and the highest number that the chart has a place for: from 0 up, but for lines that are all far from it
+    or logarithmic, and for what is below it; never from 0 to 0."""
+    values = [value for series in chart.series.values() for value in series]
+    if chart.logarithmic:
+        values = [value for value in values if value > 0] or [1.0]
+        return min(values), max(values)
     low, high = min(values), max(values)
-    if bars or 0 <= low <= high / 2:
+    if chart.bars or 0 <= low <= high / 2:
         low, high = min(low, 0.0), max(high, 0.0)
     return low, (high or 1.0) if low == 0 else high
 
