@@ -17,7 +17,8 @@ from klieg.survey import SurveySpec
 SMALL = Case(2, 1, 16, 300, SurveySpec(top=3, map=8))
 
 
-@pytest.mark.parametrize("case", [SMALL, replace(SMALL, spec=None), replace(SMALL, plain=True)], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [SMALL, replace(SMALL, spec=None), replace(SMALL, plain=True),
+                                  replace(SMALL, causal=False, kernel="native")], ids=lambda case: case.name)
 def test_a_figure_is_a_ratio_of_times(case: Case) -> None:
     found = measure(case, repetitions=3)
     assert found.ratio > 0 and found.seconds > 0 and found.beside > 0 and found.repetitions == 3

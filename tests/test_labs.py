@@ -438,16 +438,17 @@ def test_groups() -> None:
 
 
 def test_the_cache_is_as_large_as_the_groups_are_many() -> None:
-    """2 layers of 512 / 8 = 64 numbers a group, for keys and for values, 4 bytes each."""
+    """2 layers of 384 / 8 = 48 numbers a group, for keys and for values, 4 bytes each."""
     held, speed = groups._decoded(prompt=20, rounds=2)
-    assert held == {name: 2 * 2 * count * 64 * 4 for name, count in groups.WAYS.items()}
+    assert held == {name: 2 * 2 * count * 48 * 4 for name, count in groups.WAYS.items()}
     assert all(x > 0 for x in speed.values())
 
 
 def test_what_the_groups_save_the_feed_forward_gets() -> None:
     with torch.random.fork_rng():
-        counts = {groups.build(groups.shape(count, 96, 256, 2, 16)).parameter_count for count in groups.WAYS.values()}
-    assert len(counts) == 1
+        for width, inner in ((96, 256), (384, 1024)):
+            counts = {groups.build(groups.shape(count, width, inner, 2, 16)).parameter_count for count in groups.WAYS.values()}
+            assert len(counts) == 1
 
 
 def test_what_is_said_of_groups_is_what_was_found() -> None:
@@ -463,7 +464,7 @@ def test_what_is_said_of_groups_is_what_was_found() -> None:
 def test_cost() -> None:
     finding = found("cost")
     powers = {name: finding.measured[f"exponent of time, {name}"] for name in cost.KERNELS}
-    assert all(1.4 < power < 2.5 for power in powers.values())
+    assert all(1.5 < power < 2.8 for power in powers.values())
     held = {name: [finding.measured[f"megabytes, {name}, n {n}"] for n in cost.WEIGHED] for name in cost.KERNELS}
     whole = 4 * 8192**2 / 1e6
     assert held["dense"][-1] > whole > 5 * max(held["streamed"][-1], held["native"][-1])
@@ -483,7 +484,7 @@ def test_what_is_said_of_cost_is_what_was_found() -> None:
     measured |= {"megabytes, dense, n 1024": 4.5, "megabytes, streamed, n 1024": 0.4}
     assert "peak is, in MB: dense 4.5, streamed 0.4; only dense stores it." in said()
     measured |= {"exponent of time, streamed": 1.2, "megabytes, dense, n 1024": 4.1}
-    assert "Not near n² is streamed." in said() and "; none stores it." in said()
+    assert "streamed: less than n². dense: near n²." in said() and "; none stores it." in said()
 
 
 def test_the_slope_is_the_power() -> None:

@@ -31,8 +31,8 @@ SUMS, TOP = SurveySpec(top=0, map=64), SurveySpec(top=16, map=64)
 
 @dataclass(frozen=True)
 class Case:
-    """Causal attention of one text in float32; spec None is the output alone. `plain` does without the native library;
-    `kernel` is one of attend()'s, where the choice is not left to it."""
+    """Attention of one text in float32, causal or of every query over every key; spec None is the output alone. `plain` does
+    without the native library; `kernel` is one of attend()'s, where the choice is not left to it."""
 
     heads: int
     groups: int
@@ -41,6 +41,7 @@ class Case:
     spec: SurveySpec | None
     plain: bool = False
     kernel: str | None = None
+    causal: bool = True
 
     @property
     def name(self) -> str:
@@ -49,15 +50,19 @@ class Case:
         shared = "" if self.heads == self.groups else f" over {self.groups} K/V"
         plain = ", without a compiler" if self.plain else ""
         kernel = f", kernel {self.kernel}" if self.kernel else ""
-        return f"{what}, {heads}{shared}, d {self.width}, {self.length:,} tokens{plain}{kernel}"
+        whole = "" if self.causal else ", not causal"
+        return f"{what}, {heads}{shared}, d {self.width}, {self.length:,} tokens{whole}{plain}{kernel}"
+
+    @property
+    def mask(self) -> Mask:
+        return Mask.causal() if self.causal else Mask()
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Attention:
         """What is measured. Without a compiler the output is torch's, and the survey is made in plain torch."""
-        mask = Mask.causal()
         if not self.plain:
-            return attend(q, k, v, mask, survey=self.spec, kernel=self.kernel)
-        found = attend(q, k, v, mask, kernel="fused")
-        return replace(found, survey=self.spec and survey(q, k, found.lse, mask, self.spec, kernel="streamed"))
+            return attend(q, k, v, self.mask, survey=self.spec, kernel=self.kernel)
+        found = attend(q, k, v, self.mask, kernel="fused")
+        return replace(found, survey=self.spec and survey(q, k, found.lse, self.mask, self.spec, kernel="streamed"))
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         random = torch.Generator().manual_seed(0)
@@ -89,7 +94,7 @@ def measure(case: Case, repetitions: int = 7) -> Figure:
     check = _Check(case, q, k, v)
 
     def plain() -> Tensor:
-        return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=case.heads != case.groups)
+        return scaled_dot_product_attention(q, k, v, is_causal=case.causal, enable_gqa=case.heads != case.groups)
 
     times: list[tuple[float, float]] = []
     for n in range(repetitions + 1):
@@ -114,7 +119,7 @@ class _Check:
     def __init__(self, case: Case, q: Tensor, k: Tensor, v: Tensor) -> None:
         self.case = case
         self.rows = torch.linspace(0, case.length - 1, ROWS).long()
-        seen = Mask.causal().visible(self.rows, torch.arange(case.length)).expand(1, case.heads, -1, -1)
+        seen = case.mask.visible(self.rows, torch.arange(case.length)).expand(1, case.heads, -1, -1)
         s = scores(q[:, :, self.rows].double(), k.double()).masked_fill(~seen, -torch.inf)
         self.lse = log_sum_exp(s)
         self.weights = weights(s, self.lse)

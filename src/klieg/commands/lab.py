@@ -26,7 +26,7 @@ def lab(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Numbers; - for standard output.")] = None,
     lang: Language = None,
 ) -> None:
-    """Try what is said of attention, in seconds."""
+    """Try what is said of attention, in seconds to minutes."""
     from klieg.labs import NAMES, find
     from klieg.views.gallery import gallery
     from klieg.views.words import LANGUAGES

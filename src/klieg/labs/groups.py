@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import mean, median
 
 import torch
@@ -24,6 +25,8 @@ WAYS = {"MHA": 8, "GQA": 2, "MQA": 1}                    # groups of heads, each
 PUBLISHED = {"MHA": (1.51, 47.2), "GQA": (0.28, 47.1), "MQA": (0.24, 46.6)}
 SEEDS, STEPS, CONTEXT, BATCH, HELD_OUT = (0, 1, 2), 300, 128, 8, 256
 PROMPT, TEXTS, ROUNDS = 2048, 8, 40                      # of the measurement of speed
+
+ByWay = Mapping[str, float]
 
 
 def run(seeds: Sequence[int] = SEEDS, steps: int = STEPS, prompt: int = PROMPT, rounds: int = ROUNDS,
@@ -54,11 +57,11 @@ def _decoded(prompt: int, rounds: int) -> tuple[dict[str, float], dict[str, floa
     held, models, caches, ids = {}, {}, {}, {}
     for name, groups in WAYS.items():
         with repeatable(seed=0):
-            model = models[name] = build(shape(groups, width=512, inner=1024, layers=2, positions=prompt + rounds)).eval()
+            model = models[name] = build(shape(groups, width=384, inner=1024, layers=2, positions=prompt + rounds)).eval()
         cache = caches[name] = model.new_cache(TEXTS)
         storages: dict[int, int] = {}
         before = language.write(TEXTS, prompt, torch.Generator().manual_seed(0)).ids
-        hidden = model.hidden(before, cache=cache, observe=lambda seen, into=storages: _note(seen, into))
+        hidden = model.hidden(before, cache=cache, observe=partial(_note, storages))
         ids[name] = model.head(hidden[:, -1:]).argmax(-1)
         held[name] = sum(storages.values()) / (TEXTS * cache.capacity)
     times: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -70,7 +73,7 @@ def _decoded(prompt: int, rounds: int) -> tuple[dict[str, float], dict[str, floa
     return held, {name: TEXTS / median(each) for name, each in times.items()}
 
 
-def _note(seen: Observation, storages: dict[int, int]) -> None:
+def _note(storages: dict[int, int], seen: Observation) -> None:
     """Where the keys and values that attention was given lie, and how many bytes were taken there."""
     for x in (seen.k, seen.v):
         storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
@@ -98,9 +101,6 @@ def _trained(seed: int, steps: int, rows: int) -> dict[str, float]:
 def _batch(rows: Tensor) -> Batch:
     """Every token after the first is predicted; a row is one document."""
     return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), torch.zeros_like(rows[:, :-1]))
-
-
-ByWay = Mapping[str, float]
 
 
 def _charts(held: ByWay, speed: ByWay, losses: Mapping[str, Sequence[float]]) -> tuple[Chart, ...]:
