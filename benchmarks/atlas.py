@@ -92,13 +92,13 @@ def turns(model: object, reader: Reader, corpus: Corpus, tokens: int) -> tuple[f
         started = time.perf_counter()
         windows = list(reader.windows(next(pieces).text, atlas.window))
         seconds[2] += time.perf_counter() - started
-        for ids in windows:
+        for text in windows:
             order = [(count // 256 + n) % 3 for n in range(3)]
             for n in order:
                 started = time.perf_counter()
-                atlas.add(reader.scores(ids)) if n == 2 else plain[n](torch.tensor([ids]))
+                atlas.add(reader.scores(text)) if n == 2 else plain[n](text.ids[None])
                 seconds[n] += time.perf_counter() - started
-            count += len(ids)
+            count += len(text)
             if count >= tokens:
                 break
     return *seconds, count

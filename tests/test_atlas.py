@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import math
@@ -92,6 +91,12 @@ def test_texts_may_be_shared_out_in_any_way(atlas: Atlas, texts: list) -> None:
         assert total.rows == atlas.rows
         for name, x in atlas.sums.items():
             assert torch.allclose(total.sums[name], x, rtol=1e-12, atol=1e-12)
+    with pytest.raises(KliegError, match="differ in probe"):
+        parts[0] + Atlas("tiny", 32, {"probe": "needle"})
+    one, other = (Atlas("tiny", 32, {"corpus": name}, parts[n].rows, parts[n].sums) for n, name in enumerate("ab"))
+    assert (one + other).identity == {"corpus": "a+b"}
+    with pytest.raises(KliegError, match="count twice"):
+        (one + other) + one
     with pytest.raises(KliegError, match="cannot be added"):
         parts[0] + Atlas("other", 32, rows=parts[0].rows, sums=parts[0].sums)
     with pytest.raises(KliegError, match="cannot be added"):
@@ -109,16 +114,14 @@ def test_a_single_text_has_no_interval(reader: Reader, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("the cat loves the moon and the cat", "utf-8")
     one = whole(reader, Corpus(tmp_path / "one.txt"))
     line = one.table("previous")[0]
-    assert line.texts == 1 and math.isnan(line.low) and ",,," in one.csv()
+    assert line.texts == 1 and math.isnan(line.low) and line.whole
 
 
-def test_the_table_as_csv(atlas: Atlas) -> None:
-    rows = list(csv.DictReader(atlas.csv().splitlines()))
-    lines = [line for score in SCORES for line in atlas.table(score)]
-    assert len(rows) == len(lines)
-    for row, line in zip(rows, lines, strict=True):
-        assert row["score"] == line.score and float(row["mean"]) == line.mean and float(row["high"]) == line.high
-        assert (int(row["layer"]), int(row["head"]), int(row["texts"])) == (line.layer, line.head, line.texts)
+def test_all_lines(atlas: Atlas) -> None:
+    assert atlas.lines() == [line for score in SCORES for line in atlas.table(score)]
+    assert {line.score for line in atlas.lines()} == {score for score in SCORES if atlas.has(score)}
+    assert {line.unit for line in atlas.lines() if line.score in ("entropy", "distance")} == {"nats", "tokens"}
+    assert atlas.everywhere("previous") and not atlas.everywhere("next")
 
 
 def test_differences(atlas: Atlas, corpus: Corpus, tokenizer: Tokenizer) -> None:
@@ -205,7 +208,7 @@ def test_a_damaged_atlas_is_one_line(reader: Reader, corpus: Corpus, tmp_path: P
         path.write_bytes(broken)
         with pytest.raises(KliegError, match="damaged"):
             Atlas.load(path)
-    path.write_bytes(body.replace(b"klieg-atlas/1", b"klieg-atlas/9"))
+    path.write_bytes(body.replace(b"klieg-atlas/2", b"klieg-atlas/9"))
     with pytest.raises(KliegError, match="another version"):
         Atlas.load(path)
     with pytest.raises(KliegError, match="no atlas"):
@@ -221,7 +224,8 @@ def test_klieg_and_transformers_find_the_same_heads(tokenizer: Tokenizer, tmp_pa
     own, watched = load(str(folder)), Reader(foreign.load(str(folder)), Tokenizer.load(folder), "watched")
     assert isinstance(own.model, models.Decoder)
     ids = next(own.windows("I love you and the cat loves the moon, and you love the cat. ", 40))
-    assert next(watched.windows("I love you and the cat loves the moon, and you love the cat. ", 40)) == ids and len(ids) > 15
+    theirs = next(watched.windows("I love you and the cat loves the moon, and you love the cat. ", 40))
+    assert torch.equal(theirs.ids, ids.ids) and len(ids) > 15
     ours, theirs = own.scores(ids, 5), watched.scores(ids, 5)
     assert [row for row, _ in ours] == [row for row, _ in theirs] and len(ours) > 1
     for (_, a), (_, b) in zip(ours, theirs, strict=True):
@@ -233,9 +237,9 @@ def test_klieg_and_transformers_find_the_same_heads(tokenizer: Tokenizer, tmp_pa
 
 def test_a_reader_scores_what_a_trace_shows(reader: Reader, tokenizer: Tokenizer) -> None:
     ids = next(reader.windows(" ".join(WORDS), 32))
-    found: Trace = trace((lively(LLAMA), tokenizer), ids)
-    marks = torch.tensor([punctuates(tokenizer.token_bytes(id)) for id in ids])
-    meter = Meter(Text(torch.tensor(ids), marks), torch.Generator().manual_seed(3))
+    found: Trace = trace((lively(LLAMA), tokenizer), ids.ids.tolist())
+    marks = torch.tensor([punctuates(tokenizer.token_bytes(id)) for id in ids.ids.tolist()])
+    meter = Meter(Text(ids.ids, marks), torch.Generator().manual_seed(3))
     for call, (heads, scores) in zip(found.calls, reader.scores(ids, 3), strict=True):
         assert (heads.layer, heads.heads, heads.kv_heads) == (call.layer, 6, 2) and heads.group(5) == call.group(5)
         expected = meter.read(call)
@@ -247,13 +251,13 @@ def test_a_reader_scores_what_a_trace_shows(reader: Reader, tokenizer: Tokenizer
 
 def test_windows(reader: Reader, tokenizer: Tokenizer) -> None:
     text = " ".join(WORDS * 3)
-    found, body = list(reader.windows(text, 20)), tokenizer.encode(text, bos=False)
+    found, body = [text.ids.tolist() for text in reader.windows(text, 20)], tokenizer.encode(text, bos=False)
     assert all(ids[0] == tokenizer.bos for ids in found) and [len(ids) for ids in found[:-1]] == [20] * (len(found) - 1)
     assert [id for ids in found for id in ids[1:]] == body
     assert (reader.window(None), reader.window(40)) == (64, 40)
     encoder = Reader(lively(LLAMA), tokenizer, "tiny")
     encoder._closing = [tokenizer.eos]
-    assert all(len(ids) <= 20 and ids[-1] == tokenizer.eos for ids in encoder.windows(text, 20))
+    assert all(len(ids) <= 20 and ids.ids[-1] == tokenizer.eos for ids in encoder.windows(text, 20))
 
 
 @pytest.mark.parametrize("token,is_mark", [(b".", True), (b" ,", True), ("，。".encode(), True), (b"\n", True), (b" ", False),

@@ -41,6 +41,7 @@ def truth(name: str, text: Text) -> Tensor:
         "induction": lambda i, j: 0 < j < i and ids[j - 1] == ids[i],
         "copy": lambda i, j: j < i < n - 1 and ids[j] == ids[i + 1],
         "marks": lambda i, j: 0 < j < i and bool(text.marks[j]),
+        "retrieval": lambda i, j: text.needle is not None and j == text.needle[i],
     }[name]
     return torch.tensor([[says(i, j) for j in range(n)] for i in range(n)])
 
@@ -54,8 +55,9 @@ def weights(call: Call, batch: int = 0) -> Tensor:
 
 def random_text(n: int = 90, vocabulary: int = 12, seed: int = 0) -> Text:
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(vocabulary, (n,), generator=generator)
-    return Text(ids, ids < 3)
+    ids, needle = torch.randint(vocabulary, (n,), generator=generator), torch.full((n,), -1)
+    needle[n - 7:n - 2] = torch.arange(n // 3, n // 3 + 5)      # the last tokens but one look for five in the middle
+    return Text(ids, ids < 3, needle)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -92,7 +94,7 @@ def test_every_score_and_chance_is_that_of_a_brute_force(mask: Mask, softcap: fl
     for name, behaviour in BEHAVIOURS.items():
         links = truth(name, text) & seen
         if not links.any():
-            assert name == "next" and name not in found
+            assert name in ("next", "retrieval") and name not in found
             continue
         queries = links.any(1).sum()
         assert torch.allclose(found[name].weight, (w * links).sum((1, 2)) / queries, atol=1e-6), name
@@ -163,7 +165,8 @@ def test_padding_changes_nothing() -> None:
     for mask in (Mask.causal(), Mask()):
         alone = measure(made(q, k, mask), text, seeded())
         real = torch.arange(n + 9) < n
-        padded = Text(torch.cat([text.ids, torch.zeros(9, dtype=torch.int64)]), torch.cat([text.marks, torch.ones(9) > 0]))
+        padded = Text(torch.cat([text.ids, torch.zeros(9, dtype=torch.int64)]), torch.cat([text.marks, torch.ones(9) > 0]),
+                      torch.cat([text.needle, torch.full((9,), -1)]))
         other = torch.randn(1, 4, n + 9, 8, generator=seeded(4))
         wide = made(torch.cat([other, torch.cat([q, torch.randn(1, 4, 9, 8)], 2)]),
                     torch.cat([other[:, :2], torch.cat([k, torch.randn(1, 2, 9, 8)], 2)]),
@@ -231,7 +234,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure(call, random_text(19), seeded())
     with pytest.raises(KliegError, match="keep_qk"):
         measure(replace(call, q=None), text, seeded())
-    assert "marks" not in measure(call, Text(text.ids), seeded())
+    assert not {"marks", "retrieval"} & set(measure(call, Text(text.ids), seeded()))
     assert set(measure(call, text, seeded(), ["own", "entropy"])) == {"own", "entropy"}
     one = measure(made(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4), Mask.causal()), Text(torch.tensor([5])), seeded())
     assert one["own"].weight.item() == 1 and set(one) == {"own", "entropy", "distance", "sharpest"}

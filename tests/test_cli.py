@@ -33,8 +33,8 @@ from klieg.errors import KliegError
 from klieg.tokenizers import train
 
 CHINESE = "小沈阳江西演唱会邀请了，"
-COMMANDS = ("explain", "map", "heads", "zoom", "atlas", "whatif", "flow", "coref", "grammar", "lab", "translate", "evaluate",
-            "align", "generate", "chat", "fill", "export", "train", "data", "models", "serve")
+COMMANDS = ("explain", "map", "heads", "zoom", "atlas", "ablate", "whatif", "flow", "sparse", "coref", "grammar", "lab",
+            "translate", "evaluate", "align", "generate", "chat", "fill", "export", "train", "data", "models", "serve")
 
 
 class Terminal(io.TextIOWrapper):

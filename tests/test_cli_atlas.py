@@ -19,6 +19,7 @@ import torch
 from test_cli import here, refused, run, tiny  # noqa: F401
 
 from klieg.analysis.atlas import SCORES, Atlas
+from klieg.parallel import ALONE
 
 TEXT = "I love you and the cat loves the moon. The moon and the cat love you, and you love the moon. "
 
@@ -38,10 +39,11 @@ def atlas(folder: str = "out") -> Atlas:
 def test_an_atlas_is_written_and_shown(corpus: Path, tiny: Path) -> None:  # noqa: F811
     ran = run("atlas", tiny, corpus, "-o", "out")
     assert ran.status == 0, ran.err
-    assert sorted(path.name for path in Path("out").iterdir()) == ["atlas.csv", "atlas.safetensors", "atlas.svg"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["atlas.csv", "atlas.html", "atlas.safetensors",
+                                                                 "atlas.svg"]
     found = atlas()
     assert f"{found.counts['tokens']:,} tokens in {found.counts['windows']} texts\n" in ran.err and found.whole
-    assert found.window == 64 and "wrote out/atlas.csv\nwrote out/atlas.svg\nwrote out/atlas.safetensors\n" in ran.err
+    assert found.window == 64 and "".join(f"wrote out/atlas.{kind}\n" for kind in ("csv", "svg", "html", "safetensors")) in ran.err
     lines = list(csv.DictReader(Path("out/atlas.csv").read_text("utf-8").splitlines()))
     assert {line["score"] for line in lines} == {score for score in SCORES if found.has(score)} >= {"induction", "entropy"}
     svg = Path("out/atlas.svg").read_text("utf-8")
@@ -83,6 +85,55 @@ def test_two_atlases_are_compared(corpus: Path, tiny: Path) -> None:  # noqa: F8
     assert f"{means[0]:.3f}" in rows[0] and f"{means[1]:.3f}" in rows[0] and f"{means[1] - means[0]:+.3f}" in rows[0]
 
 
+def test_atlases_of_two_corpora_add_up(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    documents = corpus.read_text("utf-8").split("\n\n")
+    for name, part in (("a", documents[:4]), ("b", documents[4:]), ("both", documents)):
+        Path(f"{name}.txt").write_text("\n\n".join(part), "utf-8")
+        assert run("atlas", tiny, f"{name}.txt", "-o", name).status == 0
+    ran = run("atlas", "--add", "a", "b", "-o", "sum")
+    assert ran.status == 0, ran.err
+    found, expected = atlas("sum"), atlas("both")
+    assert found.counts == expected.counts and found.whole
+    for name in ("texts", "sum", "squares"):     # the shuffle of `positional` is drawn by the number of a piece
+        keep = [n for n, score in enumerate(SCORES) if score != "positional"]
+        assert torch.allclose(found.sums[name][keep], expected.sums[name][keep], rtol=1e-6, atol=1e-9)
+    refused(run("atlas", "--add", "a", "b", "-o", "sum"), "is there already")
+    refused(run("atlas", "--add", "a", "a", "-o", "twice"), "count twice")
+    refused(run("atlas", tiny, "a.txt", "-o", "sum"), "another corpus")
+
+
+def test_random_tokens_need_no_corpus(tiny: Path, here: Path) -> None:  # noqa: F811
+    ran = run("atlas", tiny, "--probe", "repeated", "-o", "out", "--tokens", "640")
+    assert ran.status == 0, ran.err
+    assert atlas().counts["tokens"] == 640 and atlas().identity["probe"] == "repeated" and "64 tokens" not in ran.err
+    assert run("atlas", tiny, "--probe", "repeated", "-o", "out").status == 0
+    assert atlas().whole and atlas().counts["windows"] == 64
+    (here / "corpus.txt").write_text(TEXT, "utf-8")
+    refused(run("atlas", tiny, "corpus.txt", "-o", "out"), "another corpus")
+
+
+def test_what_was_not_read_to_its_end_says_so(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for tokens, partial in (("100", True), ("99999", False)):
+        assert run("atlas", tiny, corpus, "-o", "out", "--tokens", tokens, "--parquet", "--lang", "zh").status == 0
+        assert ("语料还没有读完" in Path("out/atlas.svg").read_text("utf-8")) is partial
+        assert ("语料还没有读完" in Path("out/atlas.html").read_text("utf-8")) is partial
+        lines = list(csv.DictReader(Path("out/atlas.csv").read_text("utf-8").splitlines()))
+        assert {line["whole"] for line in lines} == {str(not partial)}
+        table = parquet.read_table("out/atlas.parquet")
+        assert table.schema.metadata[b"whole"] == str(not partial).encode()
+        assert table.to_pylist()[0]["mean"] == float(lines[0]["mean"]) and table.num_rows == len(lines)
+        assert table.column_names == list(lines[0])
+
+
+def test_parquet_without_pyarrow_is_refused_before_anything_is_read(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    with patch("klieg.analysis.columns.find_spec", return_value=None):
+        refused(run("atlas", tiny, corpus, "-o", "out", "--parquet"), "pip install pyarrow")
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("body,said", [(b"", "no text of 8 tokens.*it is empty"), (b"\n\n\f\n", "it is empty"),
                                        (os.urandom(3000).replace(b"\n", b"\0") + b"\0\xff", "pieces that are no UTF-8 text"),
                                        (b"I", "texts of fewer than 8 tokens")], ids=["empty", "blank", "junk", "short"])
@@ -100,7 +151,13 @@ def test_mistakes_are_one_line(corpus: Path, tiny: Path) -> None:  # noqa: F811
     refused(run("atlas", tiny, corpus, "-o", "out", "--by", "inductoin"), "must be one of previous")
     refused(run("atlas", tiny, corpus, "-o", "out", "--window", "65"), "windows of 8 to 64")
     refused(run("atlas", "--compare", "a", "b"), "no atlas in a")
-    refused(run("atlas", "--compare", "a", "b", "-o", "out"), "leave --out away")
+    refused(run("atlas", "--compare", "a", "b", "-o", "out"), "leave --out and --add away")
+    refused(run("atlas", "--compare", "a", "b", "--window", "8"), "leave --window away")
+    refused(run("atlas", "--add", "a", "-o", "out"), "name another one beside a")
+    refused(run("atlas", tiny, "-o", "out"), "an atlas needs a corpus")
+    refused(run("atlas", tiny, corpus, "--probe", "repeated", "-o", "new"), "leave it away")
+    refused(run("atlas", tiny, corpus, "--probe", "needles", "-o", "new"), "must be one of repeated, needle")
+    refused(run("atlas", tiny, corpus, "--probe", "needle", "-o", "new"), "no room for a needle")
     refused(run("atlas", tiny, corpus, "-o", "out", "--by", "next"), "no text had anything of 'next'")
     refused(run("atlas", "chat", corpus, "-o", "out"), "atlas of another model than 'chat'")
     corpus.write_text(TEXT, "utf-8")
@@ -122,7 +179,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(corpus: Path, tin
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
         return usual(self, body)
 
-    with patch.object(Path, "write_bytes", full), patch("klieg.analysis.atlas.gather.__defaults__", (None, None, 2, None)):
+    with patch.object(Path, "write_bytes", full), patch("klieg.analysis.census.read.__defaults__", (None, None, 2, None, ALONE)):
         ran = run("atlas", tiny, corpus, "-o", "out")
     refused(ran, "no space left on device.*atlas.safetensors has what was saved last")
     kept = atlas()

@@ -19,7 +19,7 @@ ORDER = ["errors", "config", "library", "half", "dropout", "atomic", "attention"
          "encoded", "rows", "masked", "pairs", "train", "estimate", "trace", "watch", "whatif", "analysis", "export", "views",
          "explorer", "labs", "reading", "shell", "commands", "cli"]
 SAME = {**dict.fromkeys(("blocks", "cell", "certificate", "pool", "tracefile"), "trace"), "watching": "watch",
-        "changes": "whatif", "rules": "attention"}
+        "changes": "whatif", "reruns": "whatif", "rules": "attention"}
 
 # The narrow places: these see nothing of the house but what stands here.
 ONLY = {

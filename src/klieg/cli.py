@@ -6,6 +6,7 @@ import typer
 
 from klieg import shell
 from klieg.commands import (
+    ablate,
     atlas,
     bench,
     coref,
@@ -28,6 +29,7 @@ COMMANDS = {
     "heads": maps.heads,
     "zoom": maps.zoom,
     "atlas": atlas.atlas,
+    "ablate": ablate.ablate,
     "whatif": whatif.whatif,
     "flow": flow.flow,
     "sparse": sparse.sparse,

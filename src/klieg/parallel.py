@@ -157,14 +157,15 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def group(sharded: bool = False) -> Iterator[Group]:
-    """The processes that torchrun started, for as long as the block lasts; else this one alone."""
+def group(sharded: bool = False, cards: bool = True) -> Iterator[Group]:
+    """The processes that torchrun started, for as long as the block lasts; else this one alone. Without `cards` they
+    compute on the processor, however many there are."""
     rank, size, local = (int(os.environ.get(name, default)) for name, default in (
         ("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if sharded and size == 1:
         raise KliegError("a model is sharded over several processes; start them with torchrun, or leave --shard away.")
     device = CPU
-    if torch.cuda.is_available():
+    if cards and torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise KliegError(f"process {local} of this machine has no card of its own, there are {torch.cuda.device_count()}; "
                              "start as many processes as there are cards.")

@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from klieg.attention import Mask
 from klieg.changes import Change, Cut, Heads, Mute, Replace, changed, stacks
 from klieg.errors import KliegError
-from klieg.layers import Context
 from klieg.models import Decoder, Model, load
+from klieg.reruns import reruns
 from klieg.seq2seq import Marian, Memory
 from klieg.tokenizers import Tokenizer, check_text
 from klieg.trace import Trace
@@ -158,26 +157,19 @@ Runs = tuple[Tensor, Iterator[tuple[int, int, str, Tensor]]]
 
 @torch.no_grad()
 def _decoder_runs(model: Decoder, ids: Tensor) -> Runs:
-    """The logits (vocabulary,) after the last token: unchanged, then with each head muted. The layers below run once."""
-    context = Context(Mask.causal(), change=model.change)
-    streams = [model.embedded(ids, torch.arange(ids.shape[1])[None], context)]
-    for block in model.blocks:
-        streams.append(block(streams[-1], context))
+    """The logits (vocabulary,) after the last token: unchanged, then with each head muted."""
+    heads = [(layer, head) for layer in range(model.layers) for head in range(model.heads)]
+    usual, runs = reruns(model, ids, [Mute(Heads(layer, head)) for layer, head in heads])
 
     def logits(x: Tensor) -> Tensor:
         return model.head(model.normed(x[:, -1]))[0]
 
     @torch.no_grad()
     def muted() -> Iterator[tuple[int, int, str, Tensor]]:
-        for layer in range(model.layers):
-            for head in range(model.heads):
-                context.change = changed(model, [Mute(Heads(layer, head))]).change
-                x = streams[layer]
-                for block in list(model.blocks)[layer:]:
-                    x = block(x, context)
-                yield layer, head, "self", logits(x)
+        for (layer, head), (_, x) in zip(heads, runs, strict=True):
+            yield layer, head, "self", logits(x)
 
-    return logits(streams[-1]), muted()
+    return logits(usual), muted()
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ means and not drawn; only `positional` draws, from the generator that it is give
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class Text:
 
     ids: Tensor
     marks: Tensor | None = None
+    needle: Tensor | None = None
+    """(n,), int64: where the token that comes next stands in a needle, and -1 at all other tokens; None without a needle."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +78,11 @@ def _marks(text: Text, rows: Tensor) -> Tensor:
     return _earlier(text, rows) & found & (torch.arange(len(text)) > 0)
 
 
+def _needle(text: Text, rows: Tensor) -> Tensor:
+    hidden = rows.new_full((len(text),), -1) if text.needle is None else text.needle
+    return torch.arange(len(text)) == hidden[rows, None]
+
+
 @dataclass(frozen=True)
 class Behaviour:
     """One thing that a head may do."""
@@ -101,6 +108,8 @@ BEHAVIOURS = {b.name: b for b in (
               "McDougall et al. 2023, copying", _copy, content=True),
     Behaviour("marks", "the weight on earlier punctuation and separators but the first token",
               "Clark et al. 2019, section 3.2", _marks, content=True),
+    Behaviour("retrieval", "the weight on the token of a needle that is to be copied next; with --probe needle only",
+              "Wu et al. 2024, retrieval heads", _needle, content=True),
 )}
 
 # Every score with its unit: the behaviours, and what else is measured of a head.
@@ -201,7 +210,7 @@ class _Plan:
         self._seed = int(torch.randint(2**62, (1,), generator=generator))
         self.real, ahead = self._outline()
         # Padding is like no other token.
-        self._text = text if self.real.all() else Text(text.ids.where(self.real, -1 - torch.arange(len(text))), text.marks)
+        self._text = text if self.real.all() else replace(text, ids=text.ids.where(self.real, -1 - torch.arange(len(text))))
         self._content = [place for place, behaviour in enumerate(chosen) if behaviour.content]
         self.columns = len(chosen) + len(self._content)
         self.width = min(BAND, len(text) // 2)

@@ -127,7 +127,7 @@ class Coreference:
     def lines(self) -> list[Line]:
         """Every head's share as lines of an atlas, the highest first; `texts` are riddles."""
         chance = self.baselines["chance"].share
-        lines = [Line("coreference", head.layer, head.kind, head.head, rate.share, *rate.interval, chance, rate.count)
+        lines = [Line("coreference", "share", head.layer, head.kind, head.head, rate.share, *rate.interval, chance, rate.count, True)
                  for head, rate in zip(heads_of(self.rows), self.every, strict=True)]
         return sorted(lines, key=lambda line: -line.mean)
 
@@ -157,7 +157,7 @@ def look(reader: Reader, riddle: Riddle) -> Look:
         parts = [read[:, :, tokens] for tokens in keys]
         return torch.stack([torch.stack([part.sum(-1), part.mean(-1), part.amax(-1)], 1) for part in parts], -1)
 
-    found = reader.heard(ids, hear)
+    found = reader.heard(torch.tensor(ids), hear)
     return Look([heads for heads, _ in found], torch.cat([weights for _, weights in found], 2))
 
 

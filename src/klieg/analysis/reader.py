@@ -2,8 +2,8 @@
 of transformers, which is watched. Of a window nothing is kept but its scores.
 
     reader = load("chat")
-    for ids in reader.windows(text, 256):
-        for heads, scores in reader.scores(ids, seed=0):
+    for window in reader.windows(text, 256):
+        for heads, scores in reader.scores(window, seed=0):
             scores["previous"].weight       # (h,)
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from klieg.analysis.behaviour import Meter, Score, Text
 from klieg.encoders import Bert
@@ -61,33 +62,67 @@ class Reader:
         self._closing = [] if isinstance(model, Decoder) else tokenizer.closing
         self._marks: dict[int, bool] = {}
 
-    def window(self, asked: int | None) -> int:
+    def window(self, asked: int | None, usual: int = USUAL) -> int:
         """Tokens of a window: those that were asked for, else the usual; KliegError if the model cannot read so many."""
-        most = self.positions or asked or USUAL
-        found = min(USUAL, most) if asked is None else asked
+        most = self.positions or asked or usual
+        found = min(usual, most) if asked is None else asked
         if not SHORTEST <= found <= most:
             raise KliegError(f"a window of {found} tokens was asked for; {self.name!r} reads windows of {SHORTEST} to {most}.")
         return found
 
-    def windows(self, text: str, window: int) -> Iterator[list[int]]:
-        """A text in windows of so many tokens, each between the tokenizer's own marks; the last is what is left."""
-        body = self.tokenizer.encode(text, bos=False)
-        room = window - len(self._opening) - len(self._closing)
-        if room < 1:
-            raise KliegError(f"a window of {window} tokens has no room beside the {len(self._opening) + len(self._closing)} "
-                             f"marks of {self.name!r}; choose a wider one with --window.")
-        for start in range(0, max(len(body), 1), room):
-            yield [*self._opening, *body[start:start + room], *self._closing]
+    def decoder(self) -> Decoder:
+        """The model, if it says what comes next and its attention can be changed; KliegError for any other."""
+        if not isinstance(self.model, Decoder):
+            why = ("is an encoder, which expects no next token" if isinstance(self.model, Bert) else
+                   "is not of Klieg's shapes, and its attention cannot be changed exactly")
+            raise KliegError(f"{self.name!r} {why}; name a model of Llama's or GPT-2's shape.")
+        return self.model
 
-    def scores(self, ids: Sequence[int], seed: int = 0) -> list[tuple[Heads, dict[str, Score]]]:
+    @property
+    def frame(self) -> int:
+        """How many marks the tokenizer puts around a text."""
+        return len(self._opening) + len(self._closing)
+
+    def room(self, window: int) -> int:
+        """Tokens of a window beside its marks; KliegError if there is none."""
+        if window <= self.frame:
+            raise KliegError(f"a window of {window} tokens has no room beside the {self.frame} marks of {self.name!r}; choose "
+                             "a wider one with --window.")
+        return window - self.frame
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text without marks."""
+        return self.tokenizer.encode(text, bos=False)
+
+    def ordinary(self) -> list[int]:
+        """All ids that stand for text and not for a mark."""
+        return [id for id in range(self.tokenizer.size) if isinstance(self.tokenizer.token_bytes(id), bytes)]
+
+    def framed(self, body: Sequence[int], needle: tuple[int, int] | None = None) -> Text:
+        """Ids between the tokenizer's own marks. A needle is the place of some of them, and how many they are; the last
+        ids are the same."""
+        ids = torch.tensor([*self._opening, *body, *self._closing])
+        hidden = None
+        if needle is not None:
+            at, count = needle
+            hidden = torch.full_like(ids, -1)
+            end = len(self._opening) + len(body) - count - 1
+            hidden[end:end + count] = torch.arange(at, at + count) + len(self._opening)
+        return Text(ids, torch.tensor([self._is_mark(id) for id in ids.tolist()]), hidden)
+
+    def windows(self, text: str, window: int) -> Iterator[Text]:
+        """A text in windows of so many tokens, each between the tokenizer's own marks; the last is what is left."""
+        body, room = self.encode(text), self.room(window)
+        for start in range(0, max(len(body), 1), room):
+            yield self.framed(body[start:start + room])
+
+    def scores(self, text: Text, seed: int = 0) -> list[tuple[Heads, dict[str, Score]]]:
         """What every head of every layer does in one window. The seed is that of `positional`'s shuffle."""
-        text = Text(torch.tensor(ids), torch.tensor([self._is_mark(id) for id in ids]))
-        meter = Meter(text, torch.Generator().manual_seed(seed))
-        return self.heard(ids, meter.read)
+        return self.heard(text.ids, Meter(text, torch.Generator().manual_seed(seed)).read)
 
     @torch.no_grad()
-    def heard(self, ids: Sequence[int], hear: Callable[[Call], T]) -> list[tuple[Heads, T]]:
-        """One pass over a text, and what `hear` makes of each layer that attends from the text to itself, in order."""
+    def heard(self, ids: Tensor, hear: Callable[[Call], T]) -> list[tuple[Heads, T]]:
+        """One pass over a text (n,), and what `hear` makes of each layer that attends from the text to itself, in order."""
         found: list[tuple[Heads, T]] = []
 
         def told(call: Call) -> None:
@@ -95,11 +130,11 @@ class Reader:
                 found.append((Heads(call.layer, call.kind, call.heads, call.kv_heads), hear(call)))
 
         if isinstance(self.model, Decoder | Bert):
-            self.model.hidden(torch.tensor([list(ids)]), observe=lambda seen: told(_call(seen)))
+            self.model.hidden(ids[None], observe=lambda seen: told(_call(seen)))
         else:
             from klieg.watch import watch
             with watch(self.model.model, top=0, map=0, bins=1) as seen:
-                self.model.run(list(ids))
+                self.model.run(ids.tolist())
             for call in seen.calls:
                 told(call)
         if not found:

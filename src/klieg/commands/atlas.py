@@ -1,12 +1,13 @@
-"""The command `atlas`: what every head of a model does over a whole corpus, and how two such atlases differ.
+"""The command `atlas`: what every head of a model does over a whole corpus, and how two such atlases differ or add up.
 
-The folder holds one file that is both the atlas and the checkpoint, a table and a picture; the same command goes on
-where the last one ended.
+The folder holds one file that is both the atlas and the checkpoint, a table, a picture and a page; the same command goes
+on where the last one ended.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ from klieg.shell import Language
 
 if TYPE_CHECKING:
     from klieg.analysis.atlas import Atlas
+    from klieg.views.picture import Picture
 
 FILE = "atlas.safetensors"
 SHOWN = 3       # heads of every score
@@ -26,108 +28,144 @@ SHOWN = 3       # heads of every score
 
 def atlas(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled name, a folder, or a Hugging Face id; with "
-                                         "--compare the folder of an atlas.")],
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="A text in UTF-8, its documents set apart by blank lines, or "
-                                          ".jsonl with a \"text\" in every line; also .gz. With --compare another atlas.")],
+                                         "--compare and --add the folder of an atlas.")],
+    corpus: Annotated[str | None, typer.Argument(metavar="CORPUS", help="A text in UTF-8, its documents set apart by blank "
+                                                 "lines, or .jsonl with a \"text\" in every line; also .gz. With --compare "
+                                                 "and --add another atlas.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where the atlas is kept, and goes "
                                              "on.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens; by default at the corpus's "
                                                "end.")] = None,
-    window: Annotated[int | None, typer.Option(min=1, help="Tokens of a text; by default 256, or the model's positions if "
-                                               "fewer.")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Tokens of a text; by default 256, 1024 for needles, or the "
+                                               "model's positions if fewer.")] = None,
+    probe: Annotated[str | None, typer.Option(metavar="PROBE", help="repeated: random tokens, each stretch twice, and no "
+                                              "CORPUS; needle: a number hidden in each text and asked for at its "
+                                              "end.")] = None,
     by: Annotated[str | None, typer.Option(metavar="SCORE", help="The score of the picture, for example induction.")] = None,
+    parquet: Annotated[bool, typer.Option("--parquet", help="The table as Parquet too.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Print the heads in which two atlases differ most.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Add two atlases of one model over different corpora.")] = False,
     lang: Language = None,
 ) -> None:
     """Score what every head of a model does over a corpus.
 
     Induction, previous token and more, each with its interval and its chance. Interrupt it at any time and give the same
-    command to go on.
+    command to go on. Several processes share a corpus: torchrun --nproc-per-node 2 -m klieg atlas MODEL CORPUS -o FOLDER
     """
     from klieg.analysis.atlas import SCORES
-    from klieg.views.atlas import left_out, word
+    from klieg.analysis.columns import need_parquet
+    from klieg.analysis.probes import PROBES
 
     language = shell.language(lang)
     if by is not None:
         shell.one_of("by", by, SCORES)
+    if probe is not None:
+        shell.one_of("probe", probe, list(PROBES))
+    if parquet:
+        need_parquet()
+    if compare or add:
+        _two(model, corpus, {"tokens": tokens, "window": window, "probe": probe}, "compare" if compare else "add")
     if compare:
-        given = [name for name, value in (("out", out), ("tokens", tokens), ("window", window)) if value is not None]
-        if given:
-            raise KliegError(f"--compare reads two atlases and no corpus; leave --{given[0]} away.")
-        _compare(Path(model), Path(corpus), [by] if by else SCORES, language)
+        if out is not None or add:
+            raise KliegError("--compare prints and writes nothing; leave --out and --add away.")
+        _compare(Path(model), Path(corpus or ""), [by] if by else SCORES, language)
         return
     if out is None:
         raise KliegError("an atlas is kept in a folder; name one, for example -o atlas.")
-    found = _made(model, corpus, out, tokens, window)
-    if by is None:
-        by = "induction" if found.has("induction") else "previous" if found.has("previous") else "entropy"
-    _drawn(found, out, by, language)
-    console = shell.console(error=True)
-    console.print(word("read", language, **found.counts) + ("" if found.whole else word("more", language)), soft_wrap=True)
-    for line in left_out(found.counts, _shortest(), language):
-        console.print(line, soft_wrap=True)
+    if add:
+        _written(_sum(Path(model), Path(corpus or ""), out), out, by, parquet, language)
+        return
+    _read(model, corpus, out, tokens, window, probe, lambda found: _written(found, out, by, parquet, language), language)
 
 
-def _made(model: str, corpus: str, out: Path, tokens: int | None, window: int | None) -> Atlas:
-    """The atlas of the folder, new or gone on with, as far as was asked for."""
-    from klieg.analysis.atlas import begin, gather
+def _two(first: str, second: str | None, given: dict[str, object], option: str) -> None:
+    """KliegError unless there are two atlases, and nothing that belongs to a reading."""
+    if second is None:
+        raise KliegError(f"--{option} is of two atlases; name another one beside {first}.")
+    for name, value in given.items():
+        if value is not None:
+            raise KliegError(f"--{option} is of two atlases and reads no corpus; leave --{name} away.")
+
+
+def _read(model: str, corpus: str | None, out: Path, tokens: int | None, window: int | None, asked: str | None,
+          write: Callable[[Atlas], None], language: str) -> None:
+    """Read the corpus into the atlas of the folder, new or gone on with; the first process writes what it shows."""
+    from klieg.analysis.atlas import empty, scored
     from klieg.analysis.corpus import Corpus
+    from klieg.analysis.probes import PROBES, Draws, Plain
     from klieg.analysis.reader import load
-    from klieg.views.atlas import left_out
-    from klieg.views.progress import counted
+    from klieg.commands.census import census, tell
 
-    texts, reader, path = Corpus(corpus), load(model), out / FILE
-    found = begin(reader, texts, window, path)
-    with suppress(OSError):     # what is wrong with the folder is said where the file is tried
+    if (corpus is None) != (asked == "repeated"):
+        raise KliegError("random tokens need no corpus; leave it away." if corpus is not None else
+                         "an atlas needs a corpus; name a text file, for example: klieg atlas chat my-text.txt -o atlas.")
+    source = Draws() if corpus is None else Corpus(corpus)
+    reader = load(model)
+    probe = PROBES.get(asked or "", Plain)(reader)
+    found = census(lambda: empty(reader, source, window, probe), lambda atlas: scored(atlas, reader), source, probe, out / FILE,
+                   tokens, window)
+    if found is not None:
+        write(found)
+        tell(found, probe, language)
+
+
+def _sum(first: Path, second: Path, out: Path) -> Atlas:
+    """The sum of two atlases, in a folder that has none."""
+    path = out / FILE
+    found = _opened(first) + _opened(second)
+    if path.exists():
+        raise KliegError(f"{path} is there already; choose another folder for the sum.")
+    with suppress(OSError):
         out.mkdir(parents=True, exist_ok=True)
-    console = shell.console(error=True)
-    try:
-        shell.writable(path)
-        if found.whole or (tokens is not None and found.counts["tokens"] >= tokens):
-            console.print(f"{path} has all of it already; nothing is left to read", soft_wrap=True)
-            return found
-        if found.counts["windows"]:
-            console.print(f"going on after {found.counts['tokens']:,} tokens", soft_wrap=True)
-        with counted("tokens", console) as step:
-            gather(found, reader, texts, tokens, path, step=step)
-    except KliegError as e:
-        kept = f" {path} has what was saved last; the same command goes on from there." if path.exists() else ""
-        raise KliegError(f"{e}{kept}") from None
-    finally:
-        if not path.exists():
-            with suppress(OSError):
-                out.rmdir()
-    if not found.rows:
-        why = "; ".join(left_out(found.counts, _shortest(), "en")) or "it is empty"
-        raise KliegError(f"{corpus} has no text of {_shortest()} tokens or more ({why}); name another corpus.")
+    found.save(path)
     return found
 
 
-def _shortest() -> int:
-    from klieg.analysis.reader import SHORTEST
+def _opened(path: Path) -> Atlas:
+    from klieg.analysis.atlas import Atlas
 
-    return SHORTEST
+    return Atlas.load(path / FILE if path.is_dir() else path)
 
 
-def _drawn(found: Atlas, out: Path, by: str, language: str) -> None:
-    """The table and the picture beside the atlas, and on standard output the highest heads of every score."""
+def _written(found: Atlas, out: Path, by: str | None, parquet: bool, language: str) -> None:
+    """Table, picture and page beside the atlas, and on standard output the highest heads of every score."""
+    from klieg.analysis import columns
     from klieg.analysis.atlas import SCORES
-    from klieg.analysis.behaviour import UNITS
-    from klieg.views.atlas import grid, highest
+    from klieg.views.atlas import highest
+    from klieg.views.ledger import ledger
 
+    by = by or next((score for score in ("retrieval", "induction", "previous") if found.has(score)), "entropy")
     if not found.has(by):
         raise KliegError(f"no text had anything of {by!r}; the atlas is kept in {out / FILE}, choose another score with --by.")
-    picture = grid(found.model, by, UNITS[by], found.rows, found.means(by), language=language)
-    shell.deliver({out / "atlas.csv": found.csv().encode(), out / "atlas.svg": shell.drawn(picture, "svg")})
+    lines, pictures = found.lines(), _pictures(found, by, language)
+    bodies = {out / "atlas.csv": columns.csv(lines).encode()}
+    if parquet:
+        bodies[out / "atlas.parquet"] = columns.parquet(lines, {"model": found.model, "whole": str(found.whole)})
+    bodies |= {out / "atlas.svg": shell.drawn(pictures[by], "svg"),
+               out / "atlas.html": ledger(found.model, lines, pictures, found.counts, language).encode()}
+    shell.deliver(bodies)
     print(f"wrote {out / FILE}", file=sys.stderr)
     shell.console().print(highest((line for score in SCORES for line in found.table(score)[:SHOWN]), language))
 
 
+def _pictures(found: Atlas, by: str, language: str) -> dict[str, Picture]:
+    """The grid of all heads for every score that all of them have, the one that was asked for first; that one must be."""
+    from klieg.analysis.atlas import SCORES
+    from klieg.analysis.behaviour import UNITS
+    from klieg.views.atlas import grid
+
+    drawn = {}
+    for score in [by, *(score for score in SCORES if score != by and found.everywhere(score))]:
+        drawn[score] = grid(found.model, score, UNITS[score], found.rows, found.means(score), whole=found.whole,
+                            language=language)
+    return drawn
+
+
 def _compare(first: Path, second: Path, scores: list[str], language: str) -> None:
-    from klieg.analysis.atlas import Atlas, compare
+    from klieg.analysis.atlas import compare
     from klieg.views.atlas import differences
 
-    a, b = (Atlas.load(path / FILE if path.is_dir() else path) for path in (first, second))
+    a, b = _opened(first), _opened(second)
     found = [one for score in scores for one in compare(a, b, score)[:SHOWN]]
     if not found:
         raise KliegError(f"{first} and {second} have no score in common; make both with one version of Klieg.")

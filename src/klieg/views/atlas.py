@@ -28,6 +28,7 @@ WORDS = {
                   "归纳：落在前文相同词元的后一个词元上的权重"),
     "copy": ("Weight on earlier tokens that are the same as the next", "落在前文与下一词元相同的词元上的权重"),
     "marks": ("Weight on earlier punctuation", "落在前文标点上的权重"),
+    "retrieval": ("Weight on the token of a needle that is to be copied", "落在“针”中待复制词元上的权重"),
     "positional": ("Share of the pattern that distance alone explains", "注意力中仅由距离决定的份额"),
     "entropy": ("Entropy: how spread a head looks", "熵：一个头看得多分散"),
     "distance": ("Distance: how far away a head looks", "距离：一个头看得多远"),
@@ -37,6 +38,19 @@ WORDS = {
     "chance": ("chance", "随机基线"), "texts": ("texts", "文本数"), "by": ("difference", "差"),
     "read": ("{tokens:,} tokens in {windows:,} texts", "{windows:,} 段文本，共 {tokens:,} 个词元"),
     "more": ("; the corpus goes on", "；语料还没有读完"),
+    "partial": ("partial: the corpus was not read to its end", "未完：语料还没有读完"),
+    "layer": ("layer", "层"), "kind": ("kind", "类别"), "low": ("from", "下限"), "high": ("to", "上限"),
+    "mute heads": ("Loss without each head, less the loss with it", "去掉每个头之后损失的增加"),
+    "mute groups": ("Loss without each K/V group, less the loss with it", "去掉每个键值组之后损失的增加"),
+    "mute layers": ("Loss without the attention of each layer, less the loss with it", "去掉每层注意力之后损失的增加"),
+    "heads": ("head", "头"), "groups": ("K/V group", "键值组"), "layers": ("layer", "层"),
+    "change": ("loss, nats a token more", "损失增加，奈特/词元"), "between": ("{count:,} more lie between", "其间还有 {count:,} 个"),
+    "loss": ("loss of the model as it is: {loss:.4f} nats a token", "模型原本的损失：每词元 {loss:.4f} 奈特"),
+    "heads of": ("Heads of {model}", "{model} 的注意力头"), "all": ("all scores", "全部指标"),
+    "sorted": ("Click the name of a column to sort by it.", "点击列名即可排序。"),
+    "columns": ("Each score is a mean over texts; from and to are its 95 % interval, and chance is what the head would score "
+                "without the behaviour.",
+                "每项指标都是各段文本的均值；下限与上限构成 95% 置信区间，随机基线是这个头没有该行为时的得分。"),
     "left junk": ("left out: {count:,} pieces that are no UTF-8 text", "略过：{count:,} 段不是 UTF-8 的内容"),
     "left broken": ('left out: {count:,} lines that are no JSON object with a "text"',
                     '略过：{count:,} 行不是带有 "text" 的 JSON'),
@@ -51,12 +65,14 @@ class Line(Protocol):
 
     score: str
     layer: int
+    kind: str
     head: int
     mean: float
     low: float
     high: float
     chance: float
     texts: int
+    whole: bool
 
 
 class Difference(Protocol):
@@ -75,8 +91,11 @@ def word(key: str, language: str, /, **values: object) -> str:
 
 
 def grid(model: str, score: str, unit: str, rows: Sequence[Row], values: list[list[float]], theme: Theme = LIGHT, *,
-         language: str = "en") -> Picture:
-    """Layers x heads, coloured by the mean of one score (its unit: share, nats or tokens) from the least to the largest."""
+         whole: bool = True, language: str = "en") -> Picture:
+    """Layers x heads, coloured by the mean of one score (its unit: share, nats or tokens) from the least to the largest.
+
+    Where the corpus was not read to its end (whole), the picture says so.
+    """
     if any(math.isnan(value) for line in values for value in line):
         raise KliegError(f"not every head has the score {score!r}, and a picture of it would have holes; choose another with "
                          "--by.")
@@ -86,6 +105,9 @@ def grid(model: str, score: str, unit: str, rows: Sequence[Row], values: list[li
     marks: list[Mark] = [Text(0, 0, (Span(word(score, language), INK, bold=True),
                                      Span(f"   {say(f'in {unit}', language)}", FAINT)), size=16)]
     y = PAPER.line * 1.8
+    if not whole:
+        marks.append(Text(0, y - PAPER.line * 0.6, (Span(word("partial", language), FAINT),)))
+        y += PAPER.line * 0.8
     for band in bands(rows, step, gap, 1000 - gutter):
         y = band_of(marks, rows, band, values, names, ramp, unit, (gutter, step, gap, line, y), PAPER, language)
     marks.append(Ramp(0, y + 4, 160, 8, ramp.ramp, figure(ramp.low, unit), figure(ramp.high, unit)))

@@ -8,12 +8,11 @@ from typing import Protocol
 
 from klieg.views import svg
 from klieg.views.chart import Chart, Words, picture
+from klieg.views.document import document
 from klieg.views.palette import LIGHT
 from klieg.views.words import LANGUAGES, say
 
-_STYLE = ("body{max-width:46rem;margin:3rem auto;padding:0 1rem;font:16px/1.6 system-ui,sans-serif;"
-          f"color:{LIGHT.ink};background:{LIGHT.page}}}"
-          f"h2{{margin-top:3.5rem}}.claim,footer{{color:{LIGHT.ink2}}}figure{{margin:1.5rem 0;overflow-x:auto}}")
+_STYLE = f"body{{max-width:46rem}}h2{{margin-top:3.5rem}}.claim,footer{{color:{LIGHT.ink2}}}"
 
 
 class Lab(Protocol):
@@ -41,13 +40,11 @@ class Finding(Protocol):
 def gallery(tried: Iterable[tuple[str, Lab, Finding]], language: str = "en") -> str:
     """One HTML file of (name, lab, finding), in their order."""
     tongue = LANGUAGES.index(language)
-    parts = [f"<!doctype html><html lang=\"{('en', 'zh-Hans')[tongue]}\"><meta charset=\"utf-8\">",
-             f"<meta name=\"viewport\" content=\"width=device-width\"><title>{escape(say('labs', language))}</title>",
-             f"<style>{_STYLE}</style><h1>{escape(say('labs', language))}</h1>"]
+    parts = []
     for name, lab, found in tried:
         parts.append(f"<section id=\"{escape(name)}\"><h2>{escape(lab.title[tongue])}</h2>"
                      f"<p class=\"claim\">{escape(say('lab claim', language, claim=lab.claim[tongue]))}</p>")
         parts += [f"<figure>{svg.lower(picture(chart, language=language))}</figure>" for chart in found.charts]
         parts.append(f"<p><strong>{escape(found.conclusion[tongue])}</strong></p><footer>{escape(lab.source)} · "
                      f"<code>klieg lab {escape(name)}</code></footer></section>")
-    return "\n".join(parts) + "\n</html>\n"
+    return document(say("labs", language), "\n".join(parts), _STYLE, language=language)

@@ -99,9 +99,11 @@ def table(trace: Trace, theme: Theme = LIGHT, *, medium: Medium = PAPER, languag
 
 
 def figure(value: float, unit: str) -> str:
-    """A statistic as it is written: shares and nats with two decimals, tokens in at most five characters."""
-    if unit != "tokens":
+    """A statistic as it is written: shares and nats with two decimals, tokens and thousandths in at most five characters."""
+    if unit not in ("tokens", "mnats"):
         return f"{value:.2f}"
+    if value < 0:
+        return f"-{figure(-value, unit)}"
     return f"{value / 1000:.1f}k" if value >= 9999.5 else f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}"
 
 

@@ -130,6 +130,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "column received": ("received", "最受关注"),
     "in share": ("share", "份额"),
     "in nats": ("nats", "奈特"),
+    "in mnats": ("thousandths of a nat a token", "每词元千分之一奈特"),
     "in tokens": ("tokens", "词元"),
     "film": ("Film", "影片"),
     "film help": ("each token with the probability that the model gave it; pale what else it might have said, the likeliest "

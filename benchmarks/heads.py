@@ -1,0 +1,124 @@
+"""Do our scores of heads rank them as TransformerLens's `detect_head` does?
+
+The bundled model `chat`, and a model of its shape with random weights, read held-out texts and repeated random tokens.
+Both tools get the same ids of the same models, each in an environment of its own; `detect_head` is at its defaults
+(error_measure "mul"), and its score of a head is the mean over texts. Printed is Spearman's rank correlation over all heads,
+for each behaviour, and the largest difference once the two definitions are brought to one.
+
+They differ in what a mean is over: `detect_head` divides the weight on a behaviour's links by the weight of all rows, ours
+by the rows that have such a link; so within one text ours is larger by rows / rows with links, the same for every head, and
+over several texts each text weighs otherwise. And for induction it counts a token that repeats the one before it as a link
+to itself, which ours leaves out: nothing came after that earlier token but the query.
+
+    KLIEG_DATA=FOLDER python benchmarks/heads.py [--texts 20] [--window 128] [--threads 2] [--environments FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import torch
+from flow import held_out
+from peers import TOOLS, environment, process
+from safetensors.torch import save_file
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from klieg import models
+from klieg.analysis.atlas import Atlas
+from klieg.analysis.behaviour import Text, repeated
+from klieg.analysis.reader import Reader
+from klieg.tokenizers import Tokenizer
+
+THEIRS = {"previous": "previous_token_head", "duplicate": "duplicate_token_head", "induction": "induction_head"}
+BAR = 0.95
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--texts", type=int, default=20)
+    options.add_argument("--window", type=int, default=128)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--data", help="folder of texts; by default KLIEG_DATA")
+    options.add_argument("--environments", type=Path, default=Path(tempfile.gettempdir()) / "klieg-peers",
+                         help="folder for TransformerLens's environment; kept")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    python = environment(TOOLS["transformer-lens"], given.environments)
+    trained, tokenizer = models.load("chat")
+    torch.manual_seed(0)
+    made = models.build(trained.config).eval().requires_grad_(False)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                parameter.mul_(8)       # first weights look at all keys nearly alike, and such ranks would be rounding
+    print("| model | texts | behaviour | bar | rank correlation | largest difference by one definition | met |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for whose, model in (("trained (chat)", trained), ("random, of its shape", made)):
+        for what, texts in sets(tokenizer, given).items():
+            rows(whose, what, model, tokenizer, texts, python)
+
+
+def sets(tokenizer: Tokenizer, given: argparse.Namespace) -> dict[str, list[list[int]]]:
+    """Held-out stories and books, and random tokens that come twice; each text opens with its mark."""
+    natural = [tokenizer.encode(text) for corpus in ("stories", "books", "dialogues")
+               for text in islice(held_out(corpus, tokenizer, given.data), given.texts)]
+    draw = [tokenizer.bos, *range(300, tokenizer.size)]
+    random = [[tokenizer.bos, *(draw[1 + id] for id in repeated(len(draw) - 1, given.window - 1,
+                                                                torch.Generator().manual_seed(seed)).tolist())]
+              for seed in range(given.texts)]
+    return {f"{len(natural)} held-out texts": natural, f"{len(random)} of repeated random tokens": random}
+
+
+def rows(whose: str, what: str, model: models.Decoder, tokenizer: Tokenizer, texts: list[list[int]], python: str) -> None:
+    """The lines of the table for one model and one set of texts."""
+    with tempfile.TemporaryDirectory() as folder:
+        models.save(Path(folder) / "model", model, tokenizer)
+        save_file({f"{n:04d}": torch.tensor(ids) for n, ids in enumerate(texts)}, Path(folder) / "texts.safetensors")
+        lines, ended = process(python, "heads_with_transformer_lens.py", Path(folder) / "model",
+                               Path(folder) / "texts.safetensors", minutes=30)
+        if ended:
+            raise SystemExit(f"TransformerLens: {ended}")
+    reader, atlas = Reader(model, tokenizer, whose), Atlas(whose, max(map(len, texts)))
+    for ids in texts:
+        atlas.add(reader.scores(Text(torch.tensor(ids))))
+    for ours, theirs in THEIRS.items():
+        a, b = torch.tensor(atlas.means(ours)), torch.tensor(lines[0][theirs])
+        correlation = float(spearmanr(a.flatten(), b.flatten()).statistic)
+        apart = (ours_by_theirs(reader, texts, ours) - b).abs().max().item()
+        print(f"| {whose} | {what} | {ours} | >= {BAR} | {correlation:.4f} | {apart:.1e} | "
+              f"{'yes' if correlation >= BAR else 'NO'} |")
+
+
+def ours_by_theirs(reader: Reader, texts: list[list[int]], name: str) -> Tensor:
+    """Our scores by the definition of detect_head: over all rows, and of induction with the links of a token to itself."""
+    total = 0
+    for ids in texts:
+        found, n = [], len(ids)
+        alike = torch.tensor(ids)[:, None] == torch.tensor(ids)
+        queries = {"previous": n - 1, "duplicate": int(alike.tril(-1).any(1).sum()),
+                   "induction": int((alike.roll(1, 1).tril(-1) & (torch.arange(n) > 0)).any(1).sum())}[name]
+        for _, scores in reader.scores(Text(torch.tensor(ids))):
+            score = scores[name].weight * queries if name in scores else torch.zeros(reader.decoder().heads)
+            found.append(score)
+        if name == "induction":
+            again = [i for i in range(1, n) if ids[i] == ids[i - 1]]
+            found = [score + own for score, own in zip(found, diagonals(reader, ids, again), strict=True)]
+        total = total + torch.stack(found) / n
+    return total / len(texts)
+
+
+def diagonals(reader: Reader, ids: list[int], rows: list[int]) -> list[Tensor]:
+    """What every head of every layer gives tokens in `rows` of themselves: (h,) each."""
+    from klieg.watch import trace
+
+    found = trace((reader.decoder(), reader._tokenizer), ids)
+    return [torch.stack([call.weights(head).diagonal()[rows].sum().double() for head in range(call.heads)])
+            for call in found.calls]
+
+
+if __name__ == "__main__":
+    main()

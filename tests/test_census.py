@@ -1,0 +1,138 @@
+"""Reading a corpus into a tally, shared by several processes: the numbers of one, and nothing counted twice or lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from test_atlas import atlas, corpus, reader, texts, tokenizer  # noqa: F401
+from test_cli import here, refused, run, tiny  # noqa: F401
+
+from klieg.analysis.atlas import Atlas, empty, gather, scored
+from klieg.analysis.census import leftover, read, shared
+from klieg.analysis.corpus import Corpus
+from klieg.analysis.probes import Plain
+from klieg.analysis.reader import Reader, load
+from klieg.errors import KliegError
+from klieg.parallel import Group, group
+
+PATIENCE = 120
+TEXT = "I love you and the cat loves the moon. The moon and the cat love you, and you love the moon. "
+
+
+def same(found: Atlas, expected: Atlas) -> None:
+    assert found.counts == expected.counts and (found.place, found.whole) == (expected.place, expected.whole)
+    for name, x in expected.sums.items():
+        assert torch.allclose(found.sums[name], x, rtol=1e-6, atol=1e-9), name
+
+
+@pytest.mark.parametrize("size", [2, 3, 50])
+@pytest.mark.parametrize("tokens", [None, 200])
+def test_the_shares_add_up_to_what_one_process_reads(reader: Reader, corpus: Corpus, size: int, tokens: int | None) -> None:  # noqa: F811
+    one, total = empty(reader, corpus, 32), empty(reader, corpus, 32)
+    gather(one, reader, corpus, tokens)
+    for rank in range(size):
+        part = empty(reader, corpus, 32)
+        gather(part, reader, corpus, tokens, group=Group(rank, size))
+        assert part.counts["windows"] < one.counts["windows"] and part.place == one.place
+        total.take(part)
+    total.place, total.whole = one.place, one.whole
+    same(total, one)
+
+
+def test_parts_of_another_number_of_processes_are_refused_and_added_ones_go(reader: Reader, corpus: Corpus,  # noqa: F811
+                                                                           tmp_path: Path) -> None:
+    path, base = tmp_path / "atlas.safetensors", empty(reader, corpus, 32)
+    part = empty(reader, corpus, 32)
+    gather(part, reader, corpus, 100, tmp_path / "atlas.part-1-of-2.safetensors", group=Group(1, 2))
+    leftover(path, base, 2)
+    with pytest.raises(KliegError, match=r"share of 2 processes.*--nproc-per-node 2"):
+        leftover(path, base, 1)
+    base.place = part.place      # as if it had been added, and the process killed before it could remove it
+    leftover(path, base, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def together(rank: int, port: int, model: str, texts: str, path: str, tokens: int | None, dies: int | None) -> None:  # noqa: F811
+    """What each of two processes does; process 1 kills itself after so many windows."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    reader, source, place = load(model), Corpus(texts), Path(path)  # noqa: F811
+
+    def work(part: Atlas, mine: Path, most: int | None) -> None:
+        def visit(text: object, seed: int) -> None:
+            if dies is not None and rank == 1 and part.counts["windows"] >= dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            scored(part, reader)(text, seed)
+
+        read(part, source, Plain(reader), visit, most, mine, every=2, group=two)
+
+    with group(cards=False) as two:
+        base = (Atlas.load(place) if place.exists() else empty(reader, source, 32)) if rank == 0 else None
+        shared(base, place, empty(reader, source, 32 if rank == 0 else None), work, tokens, two)
+
+
+def spawn(*given: object) -> bool:
+    """Two processes to their end; whether both came to it."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    processes = mp.spawn(together, (port, *map(lambda x: str(x) if isinstance(x, Path) else x, given)), nprocs=2, join=False)
+    until = time.monotonic() + PATIENCE
+    with suppress(mp.ProcessRaisedException, mp.ProcessExitedException):
+        while time.monotonic() < until:
+            if processes.join(1):
+                return True
+        raise AssertionError(f"the processes did not end in {PATIENCE} s")
+    return False
+
+
+def test_two_processes_one_of_which_is_killed_find_what_one_finds(tiny: Path, corpus: Corpus, tmp_path: Path) -> None:  # noqa: F811
+    path, own = tmp_path / "atlas.safetensors", load(str(tiny))
+    one, some = empty(own, corpus, 32), empty(own, corpus, 32)
+    gather(one, own, corpus)
+    gather(some, own, corpus, 300)
+    assert not spawn(tiny, corpus.path, path, 300, 3)                   # killed between two checkpoints
+    assert not path.exists() and (tmp_path / "atlas.part-1-of-2.safetensors").exists()
+    assert spawn(tiny, corpus.path, path, 300, None)
+    same(Atlas.load(path), some)
+    assert [place.name for place in tmp_path.iterdir()] == ["atlas.safetensors"]
+    assert spawn(tiny, corpus.path, path, None, None)                   # and on from there to the end
+    same(Atlas.load(path), one)
+
+
+@pytest.mark.slow
+def test_torchrun_shares_a_corpus_and_survives_a_kill(here: Path, tiny: Path) -> None:  # noqa: F811
+    (here / "corpus.txt").write_text("\n\n".join(TEXT * (1 + n % 9) for n in range(60)), "utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "klieg", "atlas",
+               str(tiny), "corpus.txt", "-o", "two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+                               start_new_session=True)
+    until = time.monotonic() + PATIENCE
+    wait_for(lambda: bool(list(Path("two").glob("atlas.part-*"))) or process.poll() is not None, until)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    refused(run("atlas", tiny, "corpus.txt", "-o", "two"), r"share of 2 processes")
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("wrote two/atlas.csv") == 1
+    assert run("atlas", tiny, "corpus.txt", "-o", "one").status == 0
+    same(*(Atlas.load(Path(name) / "atlas.safetensors") for name in ("two", "one")))
+    assert not list(Path("two").glob("*.part-*"))
+
+
+def wait_for(there: Callable[[], bool], until: float) -> None:
+    while not there() and time.monotonic() < until:
+        time.sleep(0.02)
