@@ -88,7 +88,7 @@ def spawn(*given: object) -> bool:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    processes = mp.spawn(together, (port, *map(lambda x: str(x) if isinstance(x, Path) else x, given)), nprocs=2, join=False)
+    processes = mp.spawn(together, (port, *(str(x) if isinstance(x, Path) else x for x in given)), nprocs=2, join=False)
     until = time.monotonic() + PATIENCE
     with suppress(mp.ProcessRaisedException, mp.ProcessExitedException):
         while time.monotonic() < until:

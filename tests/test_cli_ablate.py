@@ -35,7 +35,8 @@ def test_an_ablation_is_written_and_shown(corpus: Path, tiny: Path) -> None:  # 
 def test_groups_and_layers_in_chinese(of: str, count: int, name: str, corpus: Path, tiny: Path) -> None:  # noqa: F811
     ran = run("ablate", tiny, corpus, "-o", "out", "--of", of, "--lang", "zh", "--tokens", "100", "--parquet")
     assert ran.status == 0, ran.err
-    assert name in ran.text and "奈特" in ran.text and "语料还没有读完" in ran.err and name in Path("out/ablation.svg").read_text()
+    assert name in ran.text and "奈特" in ran.text and "语料还没有读完" in ran.err
+    assert name in Path("out/ablation.svg").read_text("utf-8")
     assert len(Ablation.load("out/ablation.safetensors").effects()) == count and Path("out/ablation.parquet").stat().st_size
 
 

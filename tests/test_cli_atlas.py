@@ -39,11 +39,12 @@ def atlas(folder: str = "out") -> Atlas:
 def test_an_atlas_is_written_and_shown(corpus: Path, tiny: Path) -> None:  # noqa: F811
     ran = run("atlas", tiny, corpus, "-o", "out")
     assert ran.status == 0, ran.err
-    assert sorted(path.name for path in Path("out").iterdir()) == ["atlas.csv", "atlas.html", "atlas.safetensors",
-                                                                 "atlas.svg"]
+    files = sorted(path.name for path in Path("out").iterdir())
+    assert files == ["atlas.csv", "atlas.html", "atlas.safetensors", "atlas.svg"]
     found = atlas()
     assert f"{found.counts['tokens']:,} tokens in {found.counts['windows']} texts\n" in ran.err and found.whole
-    assert found.window == 64 and "".join(f"wrote out/atlas.{kind}\n" for kind in ("csv", "svg", "html", "safetensors")) in ran.err
+    assert found.window == 64
+    assert "".join(f"wrote out/atlas.{kind}\n" for kind in ("csv", "svg", "html", "safetensors")) in ran.err
     lines = list(csv.DictReader(Path("out/atlas.csv").read_text("utf-8").splitlines()))
     assert {line["score"] for line in lines} == {score for score in SCORES if found.has(score)} >= {"induction", "entropy"}
     svg = Path("out/atlas.svg").read_text("utf-8")
@@ -179,7 +180,8 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(corpus: Path, tin
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
         return usual(self, body)
 
-    with patch.object(Path, "write_bytes", full), patch("klieg.analysis.census.read.__defaults__", (None, None, 2, None, ALONE)):
+    every = (None, None, 2, None, ALONE)
+    with patch.object(Path, "write_bytes", full), patch("klieg.analysis.census.read.__defaults__", every):
         ran = run("atlas", tiny, corpus, "-o", "out")
     refused(ran, "no space left on device.*atlas.safetensors has what was saved last")
     kept = atlas()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_behaviour import built, seeded
@@ -11,7 +13,6 @@ from klieg.analysis.behaviour import Text, measure
 from klieg.analysis.probes import DIGITS, DRAWS, PROBES, SAYINGS, Draws, Needles, Plain, Repeated
 from klieg.analysis.reader import Reader
 from klieg.attention import Mask
-from klieg.config import LlamaConfig
 from klieg.errors import KliegError
 from klieg.tokenizers import Tokenizer, train
 
@@ -27,7 +28,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def reader(tokenizer: Tokenizer) -> Reader:
-    long = LlamaConfig(**{**LLAMA.to_json(), "vocab_size": 420, "max_position_embeddings": 400})
+    long = replace(LLAMA, vocab_size=420, max_position_embeddings=400)
     return Reader(lively(long), tokenizer, "tiny")
 
 

@@ -1,4 +1,4 @@
-"""TransformerLens's detect_head over texts of given ids: a line of JSON, kind -> scores of layers x heads, the mean of all texts.
+"""TransformerLens's detect_head over texts of given ids: one line of JSON with the mean scores (layers, heads) of each.
 
     python heads_with_transformer_lens.py FOLDER TEXTS.safetensors
 """

@@ -125,7 +125,8 @@ def empty(reader: Reader, corpus: Source, of: str = "heads", window: int | None 
     if of not in OF:
         raise KliegError(f"there are no {of!r} to mute.{nearest(of, list(OF))}")
     reader.decoder()
-    return Ablation(reader.name, reader.window(window), {"model": reader.fingerprint, "corpus": corpus.fingerprint(), "unit": of})
+    identity = {"model": reader.fingerprint, "corpus": corpus.fingerprint(), "unit": of}
+    return Ablation(reader.name, reader.window(window), identity)
 
 
 def muted(ablation: Ablation, reader: Reader) -> Visit:

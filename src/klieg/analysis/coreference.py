@@ -127,7 +127,8 @@ class Coreference:
     def lines(self) -> list[Line]:
         """Every head's share as lines of an atlas, the highest first; `texts` are riddles."""
         chance = self.baselines["chance"].share
-        lines = [Line("coreference", "share", head.layer, head.kind, head.head, rate.share, *rate.interval, chance, rate.count, True)
+        lines = [Line("coreference", "share", head.layer, head.kind, head.head, rate.share, *rate.interval, chance, rate.count,
+                      True)
                  for head, rate in zip(heads_of(self.rows), self.every, strict=True)]
         return sorted(lines, key=lambda line: -line.mean)
 

@@ -80,7 +80,8 @@ class Diary:
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise KliegError(f"the folder {place} cannot be made ({(e.strerror or str(e)).lower()}); choose another one.") from None
+            why = (e.strerror or str(e)).lower()
+            raise KliegError(f"the folder {place} cannot be made ({why}); choose another one.") from None
         atlas.save(place / FILE)
         self.looks += 1
         self.seconds += time.perf_counter() - started

@@ -16,7 +16,8 @@ from klieg.views.picture import Picture
 COLUMNS = ("score", "layer", "kind", "head", "mean", "low", "high", "chance", "texts")
 NAMES = ("score", "kind")      # columns of words
 _STYLE = (f"body{{max-width:62rem}}p,summary,th button{{color:{LIGHT.ink2}}}table{{border-collapse:collapse;width:100%}}"
-          f"th,td{{padding:.15rem .6rem;text-align:right;border-bottom:1px solid {LIGHT.line};font-variant-numeric:tabular-nums}}"
+          f"th,td{{padding:.15rem .6rem;text-align:right;border-bottom:1px solid {LIGHT.line}}}"
+          "td{font-variant-numeric:tabular-nums}"
           "th.word,td.word{text-align:left}th button{font:inherit;background:none;border:0;padding:0;cursor:pointer}"
           "th[aria-sort=descending] button::after{content:' ↓'}th[aria-sort=ascending] button::after{content:' ↑'}"
           "thead th{position:sticky;top:0;background:inherit}thead{background:" + LIGHT.page + "}select{font:inherit}")
@@ -27,13 +28,13 @@ const value = (row, n) => {
   return cell.dataset.v === undefined ? cell.textContent : cell.dataset.v === '' ? -Infinity : +cell.dataset.v
 }
 heads.forEach((head, n) => head.firstElementChild.addEventListener('click', () => {
-  const words = head.className === 'word', sign = head.getAttribute('aria-sort') === (words ? 'ascending' : 'descending') ? -1 : 1
-  const way = words ? sign : -sign
+  const first = head.className === 'word' ? 'ascending' : 'descending'
+  const up = (head.getAttribute('aria-sort') === first) !== (first === 'ascending')
   heads.forEach(other => other.removeAttribute('aria-sort'))
-  head.setAttribute('aria-sort', way > 0 ? 'ascending' : 'descending')
+  head.setAttribute('aria-sort', up ? 'ascending' : 'descending')
   const found = [...body.rows].sort((a, b) => {
     const [x, y] = [value(a, n), value(b, n)]
-    return x < y ? -way : x > y ? way : 0
+    return x < y ? (up ? -1 : 1) : x > y ? (up ? 1 : -1) : 0
   })
   body.append(...found)
 }))
@@ -47,11 +48,9 @@ def ledger(model: str, lines: Sequence[Line], pictures: Mapping[str, Picture], c
            language: str = "en") -> str:
     """One HTML file: what was read (counts of windows and tokens), pictures by score, the first of them open, and all lines
     of an atlas. Without scripts the table stands as the lines do."""
-    read = word("read", language, **counts)
-    whole = all(line.whole for line in lines)
-    said = [read, word("columns", language), *([] if whole else [word("partial", language)])]
-    parts = [f"<p>{escape(sentence)}</p>" if sentence != word("partial", language) else f"<p><strong>{escape(sentence)}</strong></p>"
-             for sentence in said]
+    parts = [f"<p>{escape(word('read', language, **counts))}</p>", f"<p>{escape(word('columns', language))}</p>"]
+    if not all(line.whole for line in lines):
+        parts.insert(1, f"<p><strong>{escape(word('partial', language))}</strong></p>")
     for n, (score, picture) in enumerate(pictures.items()):
         parts.append(f"<details{' open' * (n == 0)}><summary>{escape(word(score, language))}</summary>"
                      f"<figure>{svg.lower(picture)}</figure></details>")
