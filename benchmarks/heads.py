@@ -1,6 +1,7 @@
 """Do our scores of heads rank them as TransformerLens's `detect_head` does?
 
-The bundled model `chat`, and a model of its shape with random weights, read held-out texts and repeated random tokens.
+The bundled model `chat`, and a model of its shape with random weights, read windows of held-out texts, the short beginnings
+of others, and repeated random tokens.
 Both tools get the same ids of the same models, each in an environment of its own; `detect_head` is at its defaults
 (error_measure "mul"), and its score of a head is the mean over texts. Printed is Spearman's rank correlation over all heads,
 for each behaviour, and the largest difference once the two definitions are brought to one.
@@ -21,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from flow import held_out
+from flow import LONGEST, SHORTEST, held_out
 from peers import TOOLS, environment, process
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
@@ -29,11 +30,14 @@ from torch import Tensor
 
 from klieg import models
 from klieg.analysis.atlas import Atlas
-from klieg.analysis.behaviour import Text, repeated
+from klieg.analysis.behaviour import Text
+from klieg.analysis.probes import Repeated
 from klieg.analysis.reader import Reader
+from klieg.data import Source, is_validation
 from klieg.tokenizers import Tokenizer
 
 THEIRS = {"previous": "previous_token_head", "duplicate": "duplicate_token_head", "induction": "induction_head"}
+CORPORA = ("books", "stories", "dialogues")
 BAR = 0.95
 
 
@@ -63,14 +67,17 @@ def main() -> None:
 
 
 def sets(tokenizer: Tokenizer, given: argparse.Namespace) -> dict[str, list[list[int]]]:
-    """Held-out stories and books, and random tokens that come twice; each text opens with its mark."""
-    natural = [tokenizer.encode(text) for corpus in ("stories", "books", "dialogues")
-               for text in islice(held_out(corpus, tokenizer, given.data), given.texts)]
-    draw = [tokenizer.bos, *range(300, tokenizer.size)]
-    random = [[tokenizer.bos, *(draw[1 + id] for id in repeated(len(draw) - 1, given.window - 1,
-                                                                torch.Generator().manual_seed(seed)).tolist())]
-              for seed in range(given.texts)]
-    return {f"{len(natural)} held-out texts": natural, f"{len(random)} of repeated random tokens": random}
+    """Windows of held-out documents, beginnings of such, and random tokens that come twice; each opens with its mark."""
+    reader = Reader(models.load("chat")[0], tokenizer, "chat")
+    documents = (text for corpus in CORPORA for text in islice(filter(is_validation, Source(corpus).documents(given.data)), 40))
+    windows = [window.ids.tolist() for text in documents for window in islice(reader.windows(text, given.window), 1)
+               if len(window) == given.window][:given.texts]
+    short = [tokenizer.encode(text) for corpus in CORPORA
+             for text in islice(held_out(corpus, tokenizer, given.data), -(-given.texts // len(CORPORA)))]
+    random = [next(Repeated(reader).texts("", seed, given.window)).ids.tolist() for seed in range(given.texts)]
+    return {f"{len(windows)} held-out windows of {given.window} tokens": windows,
+            f"{len(short)} held-out beginnings of {SHORTEST} to {LONGEST} tokens": short,
+            f"{len(random)} windows of {given.window} repeated random tokens": random}
 
 
 def rows(whose: str, what: str, model: models.Decoder, tokenizer: Tokenizer, texts: list[list[int]], python: str) -> None:

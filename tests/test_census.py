@@ -63,8 +63,8 @@ def test_parts_of_another_number_of_processes_are_refused_and_added_ones_go(read
     assert not list(tmp_path.iterdir())
 
 
-def together(rank: int, port: int, model: str, texts: str, path: str, tokens: int | None, dies: int | None) -> None:  # noqa: F811
-    """What each of two processes does; process 1 kills itself after so many windows."""
+def together(rank: int, port: int, model: str, texts: str, path: str, dies: int | None) -> None:  # noqa: F811
+    """What each of two processes does, up to 300 tokens and then to the end; process 1 kills itself after so many windows."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -79,8 +79,12 @@ def together(rank: int, port: int, model: str, texts: str, path: str, tokens: in
         read(part, source, Plain(reader), visit, most, mine, every=2, group=two)
 
     with group(cards=False) as two:
-        base = (Atlas.load(place) if place.exists() else empty(reader, source, 32)) if rank == 0 else None
-        shared(base, place, empty(reader, source, 32 if rank == 0 else None), work, tokens, two)
+        for name, tokens in (("some", 300), ("whole", None)):
+            base = (Atlas.load(place) if place.exists() else empty(reader, source, 32)) if rank == 0 else None
+            found = shared(base, place, empty(reader, source, 32 if rank == 0 else None), work, tokens, two)
+            assert (found is None) == (rank == 1)
+            if found is not None:
+                found.save(place.with_name(f"{name}.safetensors"))
 
 
 def spawn(*given: object) -> bool:
@@ -103,18 +107,19 @@ def test_two_processes_one_of_which_is_killed_find_what_one_finds(tiny: Path, co
     one, some = empty(own, corpus, 32), empty(own, corpus, 32)
     gather(one, own, corpus)
     gather(some, own, corpus, 300)
-    assert not spawn(tiny, corpus.path, path, 300, 3)                   # killed between two checkpoints
-    assert not path.exists() and (tmp_path / "atlas.part-1-of-2.safetensors").exists()
-    assert spawn(tiny, corpus.path, path, 300, None)
-    same(Atlas.load(path), some)
-    assert [place.name for place in tmp_path.iterdir()] == ["atlas.safetensors"]
-    assert spawn(tiny, corpus.path, path, None, None)                   # and on from there to the end
-    same(Atlas.load(path), one)
+    assert not spawn(tiny, corpus.path, path, 3)                        # killed between two checkpoints
+    assert not path.exists()
+    assert Atlas.load(tmp_path / "atlas.part-1-of-2.safetensors").counts["windows"] == 2
+    assert spawn(tiny, corpus.path, path, None)
+    same(Atlas.load(tmp_path / "some.safetensors"), some)
+    for name in ("whole", "atlas"):
+        same(Atlas.load(tmp_path / f"{name}.safetensors"), one)
+    assert not list(tmp_path.glob("*.part-*"))
 
 
 @pytest.mark.slow
 def test_torchrun_shares_a_corpus_and_survives_a_kill(here: Path, tiny: Path) -> None:  # noqa: F811
-    (here / "corpus.txt").write_text("\n\n".join(TEXT * (1 + n % 9) for n in range(60)), "utf-8")
+    (here / "corpus.txt").write_text("\n\n".join(TEXT * (1 + n % 9) for n in range(160)), "utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "klieg", "atlas",
                str(tiny), "corpus.txt", "-o", "two"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -114,7 +114,6 @@ def test_random_tokens_need_no_corpus(tiny: Path, here: Path) -> None:  # noqa: 
 
 
 def test_what_was_not_read_to_its_end_says_so(corpus: Path, tiny: Path) -> None:  # noqa: F811
-    pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     for tokens, partial in (("100", True), ("99999", False)):
@@ -131,7 +130,7 @@ def test_what_was_not_read_to_its_end_says_so(corpus: Path, tiny: Path) -> None:
 
 def test_parquet_without_pyarrow_is_refused_before_anything_is_read(corpus: Path, tiny: Path) -> None:  # noqa: F811
     with patch("klieg.analysis.columns.find_spec", return_value=None):
-        refused(run("atlas", tiny, corpus, "-o", "out", "--parquet"), "pip install pyarrow")
+        refused(run("atlas", tiny, corpus, "-o", "out", "--parquet"), r"pip install .klieg\[atlas\]")
     assert not Path("out").exists()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from test_atlas import WORDS, tokenizer  # noqa: F401
-from test_cli import run
+from test_cli import refused, run
 from test_models import GPT2, LLAMA, lively
-from test_train import write_recipe
+from test_train import write_recipe, write_translation
 
 from klieg.analysis.atlas import Atlas, compare
 from klieg.analysis.diary import Diary, callback
@@ -35,7 +35,7 @@ def test_an_atlas_is_that_of_a_reader_and_leaves_the_model_as_it_was(tokenizer: 
             if len(window) >= 8:
                 expected.add(reader.scores(window, number << 20 | n))
     assert found.whole and all(torch.equal(found.sums[name], x) for name, x in expected.sums.items())
-    assert diary.looks == 1 and 0 < diary.share <= 1 and "1 atlases of 3 texts" in diary.cost
+    assert diary.looks == 1 and 0 < diary.share <= 1 and "at 1 steps" in diary.cost
 
 
 def test_klieg_trains_with_a_diary_to_the_same_bits(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_transformers_trains_with_a_diary_to_the_same_bits(tokenizer: Tokenizer,
     watched, model = trained(callback(diary))
     assert all(torch.equal(watched[name], x) for name, x in plain.items())
     assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == ["step-00000002", "step-00000004"]
-    assert "2 atlases of 3 texts" in capsys.readouterr().out
+    assert "scores of heads at 2 steps" in capsys.readouterr().out
     last = Atlas.load(tmp_path / "heads/step-00000004/atlas.safetensors")
     model.eval()
     window = next(Reader(lively(GPT2), tokenizer, "x").windows(TEXTS[0], 64)).ids
@@ -91,6 +91,19 @@ def test_transformers_trains_with_a_diary_to_the_same_bits(tokenizer: Tokenizer,
     alone = Atlas.load(one.look(model, 1) / "atlas.safetensors")
     assert torch.allclose(torch.tensor(alone.means("previous")), previous.detach(), atol=1e-5)
     assert last.rows == alone.rows
+
+
+def test_klieg_train_scores_heads_on_a_text(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, steps=4)
+    (tmp_path / "heads.txt").write_text("\n\n".join(TEXTS), "utf-8")
+    ran = run("train", recipe, "--out", tmp_path / "run", "--heads", tmp_path / "heads.txt", "--heads-every", "2")
+    assert ran.status == 0, ran.err
+    assert "scores of heads at 2 steps" in ran.err
+    assert sorted(path.name for path in (tmp_path / "run/heads").iterdir()) == ["step-00000002", "step-00000004"]
+    refused(run("train", recipe, "--out", tmp_path / "new", "--heads", tmp_path / "none.txt"), "no corpus")
+    (tmp_path / "pairs").mkdir()
+    other = write_translation(tmp_path / "pairs")
+    refused(run("train", other, "--out", tmp_path / "new", "--heads", tmp_path / "heads.txt"), "leave --heads away")
 
 
 def test_mistakes_are_one_line(tokenizer: Tokenizer, tmp_path: Path) -> None:  # noqa: F811

@@ -40,7 +40,7 @@ def parquet(lines: Sequence[Any], facts: Mapping[str, str]) -> bytes:
 def need_parquet() -> None:
     """KliegError if Parquet cannot be written here: known before a corpus is read."""
     if find_spec("pyarrow") is None:
-        raise KliegError("Parquet is written by pyarrow, which is not installed; `pip install pyarrow`, or leave --parquet "
+        raise KliegError("Parquet is written by pyarrow, which is not installed; `pip install 'klieg[atlas]'`, or leave --parquet "
                          "away: the CSV has the same columns.")
 
 

@@ -29,6 +29,7 @@ from klieg.encoders import Bert
 from klieg.errors import KliegError
 from klieg.foreign import Foreign
 from klieg.models import Decoder
+from klieg.seq2seq import Marian
 from klieg.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Diary:
     def cost(self) -> str:
         """The share in words."""
         each = f", {self.seconds / self.looks:.2f} s each" if self.looks else ""
-        return f"{self.looks} atlases of {len(self._texts)} texts in {self.folder}{each}: {100 * self.share:.1f} % of the time"
+        return f"scores of heads at {self.looks} steps in {self.folder}{each}: {100 * self.share:.1f} % of the time"
 
     def step(self, model: nn.Module, step: int) -> Path | None:
         """The folder of this step's atlas; None at a step that has none. The model is left as it was."""
@@ -68,9 +69,10 @@ class Diary:
     def look(self, model: nn.Module, step: int) -> Path:
         """The same at any step."""
         started, training = time.perf_counter(), model.training
+        if isinstance(model, Marian):
+            raise KliegError("a translator reads a text and its translation, and a diary has texts alone; leave it away.")
         if {p.device.type for p in model.parameters()} != {"cpu"}:
-            raise KliegError("the heads of a model on a card are not scored yet; leave the diary away, or train on the "
-                             "processor.")
+            raise KliegError("the heads of a model on a card are not scored while it is trained; leave the diary away.")
         model.eval()
         try:
             atlas = self._atlas(model, step)

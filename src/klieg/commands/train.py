@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,11 @@ from klieg.errors import KliegError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from klieg.analysis.diary import Diary
+    from klieg.parallel import Group
     from klieg.train import Trainer
+
+TEXTS = 8       # pieces of a text on which heads are scored
 
 
 def train(
@@ -26,6 +31,10 @@ def train(
     shard: Annotated[bool, typer.Option("--shard", help="Spread a model that outgrows a card over the processes of "
                                                         "torchrun.")] = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what memory and time the run needs here.")] = False,
+    heads: Annotated[Path | None, typer.Option(metavar="TEXT", help="Score all heads on the beginning of a text at every so "
+                                               "many steps, into the folder heads of the run; klieg atlas --compare reads "
+                                               "them.")] = None,
+    heads_every: Annotated[int, typer.Option(min=1, help="Steps between these scores.")] = 100,
 ) -> None:
     """Train a model by a recipe. Interrupt it at any time and give the same command to go on.
 
@@ -48,6 +57,8 @@ def train(
             if processes.rank == 0:
                 console.print(line, style="dim", soft_wrap=True)
 
+        if heads is not None:
+            processes.lead(partial(_scorable, heads, found.model.model_type, processes))
         begun = bool(processes.sum(any(folder.glob("state-*"))))
         if not begun and not estimate:
             processes.lead(partial(check, found, folder, data))
@@ -56,22 +67,46 @@ def train(
             say(needs.line)
             processes.lead(needs.check)
         if not estimate:
-            _train(Trainer(found, folder, data, say, processes), console)
+            _train(Trainer(found, folder, data, say, processes), console, heads, heads_every)
 
 
-def _train(trainer: Trainer, console: Console) -> None:
-    """To the last step; process 0 shows how it goes and draws the curve."""
+def _scorable(heads: Path, kind: str, processes: Group) -> None:
+    """KliegError now, and not after a hundred steps, if the heads of a run cannot be scored on a text."""
+    from klieg.analysis.corpus import Corpus
+
+    Corpus(heads)
+    if kind == "marian" or processes.sharded or processes.device.type != "cpu":
+        raise KliegError("the heads of a model that translates, is sharded or is on a card are not scored while it is trained; "
+                         "leave --heads away, and use klieg atlas afterwards.")
+
+
+def _diary(trainer: Trainer, heads: Path, every: int) -> Diary:
+    """Scores of heads on the beginning of a text, in the run's own folder."""
+    from klieg.analysis.corpus import Corpus
+    from klieg.analysis.diary import Diary
+
+    texts = [piece.text for piece in islice((piece for piece in Corpus(heads).pieces() if piece.fault is None), TEXTS)]
+    return Diary(trainer.folder / "heads", trainer.tokenizer, texts, every)
+
+
+def _train(trainer: Trainer, console: Console, heads: Path | None, every: int) -> None:
+    """To the last step; process 0 shows how it goes, draws the curve and scores the heads."""
     from klieg.views.progress import watched
 
     if trainer.group.rank:
         deque(trainer.run(), maxlen=0)
         return
+    diary = None if heads is None else _diary(trainer, heads, every)
     for progress in watched(trainer.run(), trainer.step, console):
+        if diary is not None:
+            diary.step(trainer.model, progress.step)
         if progress.validation_loss is not None:
             try:
                 _curve(trainer.curve, trainer.folder / "loss.png")
             except KliegError as e:  # a machine without fonts can still train
                 console.print(f"no picture of the loss: {e}", soft_wrap=True)
+    if diary is not None:
+        console.print(diary.cost, style="dim", soft_wrap=True)
     asked = {"marian": 'translate "I love you"', "bert": 'fill "It was a [MASK] night"'}
     ask, model = asked.get(trainer.recipe.model.model_type, 'generate "Once upon a time"'), trainer.folder / "model"
     console.print(f"the model is in {model}; try: klieg {ask} --model {model}", soft_wrap=True)
