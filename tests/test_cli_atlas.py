@@ -159,7 +159,7 @@ def test_mistakes_are_one_line(corpus: Path, tiny: Path) -> None:  # noqa: F811
     refused(run("atlas", tiny, corpus, "--probe", "needles", "-o", "new"), "must be one of repeated, needle")
     refused(run("atlas", tiny, corpus, "--probe", "needle", "-o", "new"), "no room for a needle")
     refused(run("atlas", tiny, corpus, "-o", "out", "--by", "next"), "no text had anything of 'next'")
-    refused(run("atlas", "chat", corpus, "-o", "out"), "atlas of another model than 'chat'")
+    refused(run("atlas", "chat", corpus, "-o", "out"), r"atlas of another model than 'chat'; choose another folder\.$")
     corpus.write_text(TEXT, "utf-8")
     refused(run("atlas", tiny, corpus, "-o", "out"), "atlas of another corpus")
     packed = corpus.with_suffix(".txt.gz")
@@ -185,6 +185,8 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(corpus: Path, tin
     refused(ran, "no space left on device.*atlas.safetensors has what was saved last")
     kept = atlas()
     assert kept.counts["windows"] >= 2 and not kept.whole
+    shown = run("atlas", tiny, corpus, "-o", "out", "--tokens", "1")
+    assert shown.status == 0 and "partial" in Path("out/atlas.html").read_text("utf-8") and "goes on" in shown.err
     assert run("atlas", tiny, corpus, "-o", "out").status == 0
     assert run("atlas", tiny, corpus, "-o", "other").status == 0
     assert all(torch.equal(x, atlas("other").sums[name]) for name, x in atlas().sums.items())

@@ -44,5 +44,6 @@ def test_parquet() -> None:
 
 
 def test_without_pyarrow_it_is_one_line() -> None:
-    with patch("klieg.analysis.columns.find_spec", return_value=None), pytest.raises(KliegError, match=r"pip install .klieg\[atlas\]"):
+    none = patch("klieg.analysis.columns.find_spec", return_value=None)
+    with none, pytest.raises(KliegError, match=r"pip install .klieg\[atlas\]"):
         columns.parquet(LINES, {})

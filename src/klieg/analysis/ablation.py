@@ -93,7 +93,7 @@ class Ablation(Tally):
         """Every head, the one that is missed most first.
 
         The change is the ratio of two sums over texts, all D over all n, and the interval is that of a ratio estimator by
-        Student's t (Cochran 1977, Sampling Techniques, section 2.11).
+        Student's t (Cochran 1977, Sampling Techniques, chapter 6).
         """
         texts, (count, squares, _) = self.counts["windows"], self.sums["texts"].tolist()
         of, found = self.identity["unit"], []

@@ -40,8 +40,8 @@ def parquet(lines: Sequence[Any], facts: Mapping[str, str]) -> bytes:
 def need_parquet() -> None:
     """KliegError if Parquet cannot be written here: known before a corpus is read."""
     if find_spec("pyarrow") is None:
-        raise KliegError("Parquet is written by pyarrow, which is not installed; `pip install 'klieg[atlas]'`, or leave --parquet "
-                         "away: the CSV has the same columns.")
+        raise KliegError("Parquet is written by pyarrow, which is not installed; `pip install 'klieg[atlas]'`, or leave "
+                         "--parquet away: the CSV has the same columns.")
 
 
 def _names(lines: Sequence[Any]) -> list[str]:

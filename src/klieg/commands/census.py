@@ -29,9 +29,6 @@ def census(make: Callable[[], T], visit: Callable[[T], Visit], source: Source, p
     with group(cards=False) as processes:
         try:
             found = _read(make, visit, source, probe, path, tokens, window, processes)
-        except KliegError as e:
-            kept = f" {path} has what was saved last; the same command goes on from there." if path.exists() else ""
-            raise KliegError(f"{e}{kept}") from None
         finally:
             with suppress(OSError):     # a folder with nothing in it
                 path.parent.rmdir()
@@ -65,7 +62,12 @@ def _read(make: Callable[[], T], visit: Callable[[T], Visit], source: Source, pr
         console.print(f"going on after {done:,} tokens", soft_wrap=True)
     with counted("tokens", console) if first else nullcontext() as step:
         def work(tally: T, place: Path, most: int | None) -> None:
-            read(tally, source, probe, visit(tally), most, place, step=step, group=processes)
+            try:
+                read(tally, source, probe, visit(tally), most, place, step=step, group=processes)
+            except KliegError as e:
+                shown = ", and with --tokens 1 shows what there is" if processes.size == 1 else ""
+                kept = f" {place} has what was saved last: the same command goes on from there{shown}." if place.exists() else ""
+                raise KliegError(f"{e}{kept}") from None
 
         if processes.size == 1:
             work(base[0], path, tokens)
