@@ -66,7 +66,7 @@ def _read(make: Callable[[], T], visit: Callable[[T], Visit], source: Source, pr
                 read(tally, source, probe, visit(tally), most, place, step=step, group=processes)
             except KliegError as e:
                 shown = ", and with --tokens 1 shows what there is" if processes.size == 1 else ""
-                kept = f" {place} has what was saved last: the same command goes on from there{shown}." if place.exists() else ""
+                kept = f" {place} has what was saved last: the same command goes on there{shown}." if place.exists() else ""
                 raise KliegError(f"{e}{kept}") from None
 
         if processes.size == 1:
