@@ -19,7 +19,7 @@ from test_atlas import atlas, corpus, reader, texts, tokenizer  # noqa: F401
 from test_cli import here, refused, run, tiny  # noqa: F401
 
 from klieg.analysis.atlas import Atlas, empty, gather, scored
-from klieg.analysis.census import leftover, read, shared
+from klieg.analysis.census import _gone_on, leftover, read, shared
 from klieg.analysis.corpus import Corpus
 from klieg.analysis.probes import Plain
 from klieg.analysis.reader import Reader, load
@@ -56,6 +56,10 @@ def test_parts_of_another_number_of_processes_are_refused_and_added_ones_go(read
     part = empty(reader, corpus, 32)
     gather(part, reader, corpus, 100, tmp_path / "atlas.part-1-of-2.safetensors", group=Group(1, 2))
     leftover(path, base, 2)
+    assert _gone_on(tmp_path / "atlas.part-1-of-2.safetensors", empty(reader, corpus, 32)).counts == part.counts
+    for other in (empty(reader, corpus, 16), empty(Reader(reader.decoder(), reader._tokenizer, "tiny", "new"), corpus, 32)):
+        with pytest.raises(KliegError, match="share of another model, corpus or window"):
+            _gone_on(tmp_path / "atlas.part-1-of-2.safetensors", other)
     with pytest.raises(KliegError, match=r"share of 2 processes.*--nproc-per-node 2"):
         leftover(path, base, 1)
     base.place = part.place      # as if it had been added, and the process killed before it could remove it

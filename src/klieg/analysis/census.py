@@ -127,15 +127,12 @@ def shared(base: T | None, path: Path, new: T, work: Callable[[T, Path, int | No
         raise KliegError("the processes see different models or corpora; all machines need the same ones.")
     [(window, *start), *_] = group.merge([[base.window, *base.place] if base is not None else []])
     new.window, new.start, new.place = window, tuple(start), tuple(start)
-    mine, old = _part(path, group.rank, group.size), new
-    if mine.exists():
-        old = type(new).load(mine)
-        if old.start != new.start or old.identity != new.identity:
-            old = new
+    mine = _part(path, group.rank, group.size)
+    part = _gone_on(mine, new) if mine.exists() else new
     if tokens is not None:      # a part that came further than is asked for now takes the others with it
-        tokens = max(tokens, *(part[2] for part in group.merge([list(old.place)])))
-    work(old, mine, tokens)
-    parts = [type(new).of_plain(said) for said in group.merge([old.plain()])]
+        tokens = max(tokens, *(done for _, _, done in group.merge([list(part.place)])))
+    work(part, mine, tokens)
+    parts = [type(new).of_plain(said) for said in group.merge([part.plain()])]
     if len({(part.place, part.whole) for part in parts}) > 1:
         raise KliegError("the processes came to different places of the corpus; all machines need the same file.")
 
@@ -150,6 +147,16 @@ def shared(base: T | None, path: Path, new: T, work: Callable[[T, Path, int | No
     group.lead(add)
     mine.unlink(missing_ok=True)
     return base
+
+
+def _gone_on(path: Path, new: T) -> T:
+    """The part in a file, if it goes on from where the tally is; else the new one. KliegError if it is of something else."""
+    found = type(new).load(path)
+    if found.start != new.start:
+        return new
+    if (found.identity, found.window) != (new.identity, new.window):
+        raise KliegError(f"{path} is a share of another model, corpus or window; choose another folder.")
+    return found
 
 
 def leftover(path: Path, base: Tally, size: int) -> None:
