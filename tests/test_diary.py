@@ -98,8 +98,8 @@ def test_klieg_train_scores_heads_on_a_text(tmp_path: Path) -> None:
     (tmp_path / "heads.txt").write_text("\n\n".join(TEXTS), "utf-8")
     ran = run("train", recipe, "--out", tmp_path / "run", "--heads", tmp_path / "heads.txt", "--heads-every", "2")
     assert ran.status == 0, ran.err
-    assert "scores of heads at 2 steps" in ran.err
-    assert sorted(path.name for path in (tmp_path / "run/heads").iterdir()) == ["step-00000002", "step-00000004"]
+    assert "scores of heads at 3 steps" in ran.err
+    assert sorted(path.name for path in (tmp_path / "run/heads").iterdir()) == [f"step-0000000{n}" for n in (0, 2, 4)]
     refused(run("train", recipe, "--out", tmp_path / "new", "--heads", tmp_path / "none.txt"), "no corpus")
     (tmp_path / "pairs").mkdir()
     other = write_translation(tmp_path / "pairs")

@@ -81,12 +81,14 @@ def _scorable(heads: Path, kind: str, processes: Group) -> None:
 
 
 def _diary(trainer: Trainer, heads: Path, every: int) -> Diary:
-    """Scores of heads on the beginning of a text, in the run's own folder."""
+    """Scores of heads on the beginning of a text, in the run's own folder; the first are those of the model as it is now."""
     from klieg.analysis.corpus import Corpus
     from klieg.analysis.diary import Diary
 
     texts = [piece.text for piece in islice((piece for piece in Corpus(heads).pieces() if piece.fault is None), TEXTS)]
-    return Diary(trainer.folder / "heads", trainer.tokenizer, texts, every)
+    diary = Diary(trainer.folder / "heads", trainer.tokenizer, texts, every)
+    diary.look(trainer.model, trainer.step)
+    return diary
 
 
 def _train(trainer: Trainer, console: Console, heads: Path | None, every: int) -> None:
