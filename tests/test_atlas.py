@@ -235,6 +235,15 @@ def test_klieg_and_transformers_find_the_same_heads(tokenizer: Tokenizer, tmp_pa
             assert torch.allclose(a[name].chance, b[name].chance, atol=1e-5), name
 
 
+def test_a_model_without_attention_is_one_line(tokenizer: Tokenizer) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=tokenizer.size, hidden_size=16, num_hidden_layers=1, state_size=4)).eval()
+    bare = Reader(foreign.Foreign("mamba", model, tokenizer), tokenizer, "mamba")
+    with pytest.raises(KliegError, match="has no attention"):
+        bare.scores(next(bare.windows(" ".join(WORDS), 32)))
+
+
 def test_a_reader_scores_what_a_trace_shows(reader: Reader, tokenizer: Tokenizer) -> None:
     ids = next(reader.windows(" ".join(WORDS), 32))
     found: Trace = trace((lively(LLAMA), tokenizer), ids.ids.tolist())
