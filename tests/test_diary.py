@@ -35,7 +35,7 @@ def test_an_atlas_is_that_of_a_reader_and_leaves_the_model_as_it_was(tokenizer: 
             if len(window) >= 8:
                 expected.add(reader.scores(window, number << 20 | n))
     assert found.whole and all(torch.equal(found.sums[name], x) for name, x in expected.sums.items())
-    assert diary.looks == 1 and 0 < diary.share <= 1 and "at 1 steps" in diary.cost
+    assert diary.looks == 1 and 0 < diary.share <= 1 and "at 1 step in" in diary.cost
 
 
 def test_klieg_trains_with_a_diary_to_the_same_bits(tmp_path: Path) -> None:

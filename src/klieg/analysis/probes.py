@@ -21,7 +21,7 @@ from klieg.errors import KliegError
 DRAWS = 64          # texts of random tokens
 LONG = 1024         # tokens of a window with a needle, unless the model has fewer positions
 DIGITS = 6          # of the number that a needle says
-# What a needle says before its number, and what stands between the text and the question; {} is one of PLACES.
+# What a needle says before its number and after it, and the question; {} is one of PLACES.
 SAYINGS = {"en": ("\nThe secret number of {} is", ".\n", "\nWhat is the secret number of {}? The secret number of {} is"),
            "zh": ("\n{}的秘密数字是", "。\n", "\n{}的秘密数字是什么？{}的秘密数字是")}
 PLACES = {"en": ("Paris", "the moon", "the red house", "the old library"), "zh": ("巴黎", "月亮", "红房子", "旧图书馆")}
