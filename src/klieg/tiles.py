@@ -125,16 +125,21 @@ class Scores:
         step = max(16, size // (self.q.shape[0] * self.q.shape[1] * min(wide, self.k.shape[2])))
         # Under a window or a block, a tile with many more rows than it is wide would be mostly hidden.
         near = min((rule.size for rule in self.mask.rules if rule.kind in SPARSE), default=step)
-        step = min(step, max(near // 2, wide))
-        return _blocks(0, self.q.shape[2], step)
+        return blocks(0, self.q.shape[2], min(step, max(near // 2, wide)))
+
+    def seen(self, rows: slice) -> slice:
+        """The keys within reach of these rows."""
+        seen = reach(self.mask, self.slots(rows), self.keys(slice(0, self.k.shape[2])))
+        return slice(seen.start - self.first_key, seen.stop - self.first_key)
 
     def columns(self, rows: slice, wide: int) -> Iterator[slice]:
         """Blocks of at most `wide` keys, of the keys within reach of these rows; none that the mask hides altogether."""
-        slots = self.slots(rows)
-        seen = reach(self.mask, slots, self.keys(slice(0, self.k.shape[2])))
-        for columns in _blocks(seen.start - self.first_key, seen.stop - self.first_key, wide):
-            if not hides_all(self.mask, slots, self.keys(columns)):
-                yield columns
+        seen = self.seen(rows)
+        return (columns for columns in blocks(seen.start, seen.stop, wide) if not self.hidden(rows, columns))
+
+    def hidden(self, rows: slice, columns: slice) -> bool:
+        """Whether the mask hides a tile altogether, as far as it is cheap to know."""
+        return hides_all(self.mask, self.slots(rows), self.keys(columns))
 
     def capped(self, rows: slice, columns: slice, room: Tensor | None = None) -> Tensor:
         """softcap(scale * q k^T): (b, h, i, j) of the tile, written into `room` where that is given."""
@@ -180,5 +185,6 @@ def _of(table: Tensor, batch: slice, heads: slice) -> Tensor:
     return table[:, heads] if table.ndim == 4 and table.shape[1] > 1 else table
 
 
-def _blocks(start: int, stop: int, step: int) -> Iterator[slice]:
+def blocks(start: int, stop: int, step: int) -> Iterator[slice]:
+    """Slices of at most `step` from start to stop."""
     return (slice(at, min(at + step, stop)) for at in range(start, stop, step))

@@ -10,12 +10,13 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from klieg.survey import Survey, edges, largest
-from klieg.tiles import Scores
+from klieg.tiles import Scores, blocks
 
 # Keys in a tile where top-k is asked for, which is several times quicker in long rows.
 # Else a fourth of them, and more rows: fewer tiles meet the diagonal, where they are masked.
@@ -46,11 +47,18 @@ def pooled(scores: Scores, lse: Tensor, down: list[int], across: list[int]) -> t
 
 
 def _tiles(scores: Scores, wide: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and keys of every tile that is not hidden, at most `wide` of each: the skew below takes rows squared."""
+    """Rows and keys of every tile that is not hidden, at most `wide` of each: the skew below takes rows squared.
+
+    Where they are many, keys are cut around the slots of the rows, so that few tiles meet the diagonal.
+    """
     for rows in scores.rows(wide):
         for start in range(rows.start, rows.stop, wide):
             block = slice(start, min(start + wide, rows.stop))
-            yield from ((block, columns) for columns in scores.columns(block, wide))
+            seen, slots = scores.seen(block), scores.slots(block)
+            cuts = [min(max(n - scores.first_key, seen.start), seen.stop) for n in (slots.start, slots.stop)]
+            cuts = [seen.start, *(cuts if seen.stop - seen.start > wide else []), seen.stop]
+            yield from ((block, columns) for a, b in pairwise(cuts) for columns in blocks(a, b, wide)
+                        if not scores.hidden(block, columns))
 
 
 def _of(probe: Tensor | None, batch: slice, heads: slice, count: int) -> Tensor | None:
@@ -70,7 +78,7 @@ class _Desk:
     """Room for tiles that is used again and again: memory that is fresh for every tile costs as much as its numbers."""
 
     def __init__(self, like: Tensor) -> None:
-        self._like, self._kept = like, {}
+        self._like, self._kept, self._skewed = like, {}, None
 
     def room(self, name: str, *shape: int) -> Tensor:
         """A tensor of this shape that holds whatever was there before."""
@@ -82,7 +90,10 @@ class _Desk:
     def skew(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Zeros (b, h, i, i + j), and room in them for a tile (b, h, i, j), whose diagonals are columns of the zeros."""
         *lead, i, j = shape
-        skewed = self.room("skewed", *lead, i, i + j).zero_()
+        skewed = self.room("skewed", *lead, i, i + j)
+        if shape != self._skewed:
+            self._skewed = shape                                                # a like tile covers all that this one fills
+            skewed.zero_()
         # Every row lies one further to the left than the one above.
         return skewed, skewed.as_strided(shape, (*skewed.stride()[:2], i + j - 1, 1), skewed.storage_offset() + i - 1)
 
@@ -93,6 +104,14 @@ def _bins(scores: Scores, count: int) -> Tensor:
     distance = torch.arange(1 - scores.q.shape[2], scores.k.shape[2] + 1, device=scores.q.device).add_(offset).abs_()
     bounds = torch.tensor([2**n for n in range(min(count - 1, 62))], dtype=torch.int64, device=distance.device)
     return torch.bucketize(distance, bounds, right=True)
+
+
+def _bin(slots: range, keys: range, count: int) -> int | None:
+    """The bin of all distances from these slots to these keys; None if they are of several bins."""
+    nearest = max(slots[0] - keys[-1], keys[0] - slots[-1], 0)
+    farthest = max(slots[-1] - keys[0], keys[-1] - slots[0])
+    first, last = (min(distance.bit_length(), count - 1) for distance in (nearest, farthest))
+    return first if first == last else None
 
 
 def _buckets(across: list[int], like: Tensor) -> Tensor:
@@ -126,9 +145,14 @@ class _Pool:
         """Also returns the tile's sums of columns (b, h, j)."""
         touched = slice(bisect_right(self.down, rows.start) - 1, bisect_left(self.down, rows.stop))
         cuts = [min(max(n, rows.start), rows.stop) - rows.start for n in self.down[touched.start:touched.stop + 1]]
-        bands = [w[:, :, a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
-        columns = torch.stack([band.sum(2) for band in bands], dim=2)
-        peaks = torch.stack([band.amax(2) for band in bands], dim=2)
+        heights = {b - a for a, b in pairwise(cuts)}
+        if len(heights) == 1:
+            bands = w.unflatten(2, (-1, *heights))
+            columns, peaks = bands.sum(3), bands.amax(3)
+        else:
+            bands = [w[:, :, a:b] for a, b in pairwise(cuts)]
+            columns = torch.stack([band.sum(2) for band in bands], dim=2)
+            peaks = torch.stack([band.amax(2) for band in bands], dim=2)
         bucket = self.bucket[keys].expand_as(columns)
         self.total[:, :, touched].scatter_add_(3, bucket, columns)
         self.highest[:, :, touched].scatter_reduce_(3, bucket, peaks, "amax")
@@ -156,14 +180,18 @@ class _Walk:
         s = self.scores.tile(block, columns, self.desk.room("scores", *shape))
         found.max[:, :, rows] = torch.maximum(found.max[:, :, rows], s.amax(-1))
         log = _logs(s, self.lse[:, :, block])
-        skewed, w = self.desk.skew(log.shape)
+        bin = _bin(slots, keys, found.histogram.shape[2])
+        skewed, w = self.desk.skew(log.shape) if bin is None else (None, self.desk.room("weights", *shape))
         torch.exp2(log, out=w)
 
         mass = w.sum(-1)
         found.mass[:, :, rows] += mass
         found.entropy[:, :, rows] -= log.mul_(w).sum(-1) * math.log(2)
-        corner = columns.start - block.stop + self.scores.q.shape[2]
-        found.histogram.index_add_(2, self.bins[corner:corner + skewed.shape[3]], skewed.sum(2))
+        if bin is None:
+            corner = columns.start - block.stop + self.scores.q.shape[2]
+            found.histogram.index_add_(2, self.bins[corner:corner + skewed.shape[3]], skewed.sum(2))
+        else:
+            found.histogram[:, :, bin] += mass.sum(-1)
         self._moments(w, mass, rows, slots, keys)
         self._single(w, rows, slots, keys)
         found.received[:, :, here] += w.sum(2) if self.map is None else self.map.add(w, rows, here)
@@ -180,10 +208,14 @@ class _Walk:
         nearest = slot.clamp(0, len(keys) - 1)
         gap = (slot - nearest).abs_()
         if keys[-1] <= slots[0] or keys[0] >= slots[-1]:
-            nearest = nearest[:1]                                               # beside the diagonal it is one for all rows
-        steps = (key - nearest[:, None].to(w)).abs_()
-        product = torch.mul(w, steps, out=self.desk.room("product", *w.shape))
-        once, twice = product.sum(-1).to(wide), product.mul_(steps).sum(-1)
+            # Beside the diagonal one key is the nearest for all rows, and both sums are one product.
+            steps = (key - nearest[0].to(w)).abs_()
+            both = torch.stack([steps, steps.square()]).expand(*w.shape[:2], -1, -1) @ w.mT
+            once, twice = both.to(wide).unbind(2)
+        else:
+            steps = torch.sub(key, nearest[:, None].to(w), out=self.desk.room("steps", *w.shape[2:])).abs_()
+            product = torch.mul(w, steps, out=self.desk.room("product", *w.shape))
+            once, twice = product.sum(-1).to(wide), product.mul_(steps).sum(-1)
         far = gap * mass
         self.found.distance_sum[:, :, rows] += far + once
         self.found.distance_squares[:, :, rows] += gap * (far + 2 * once) + twice
