@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -96,6 +97,10 @@ class Scores:
         """A whole text: the last query stands at the last key."""
         return Scores(q, k, mask, scale, softcap, bias, k.shape[2] - q.shape[2])
 
+    def scaled(self) -> Scores:
+        """The same scores with the scale in q already, for who walks over many tiles of the same rows."""
+        return replace(self, q=self.q * self.scale, scale=1.0)
+
     def slots(self, rows: slice) -> range:
         return range(self.first_slot + rows.start, self.first_slot + rows.stop)
 
@@ -143,8 +148,8 @@ class Scores:
 
     def capped(self, rows: slice, columns: slice, room: Tensor | None = None) -> Tensor:
         """softcap(scale * q k^T): (b, h, i, j) of the tile, written into `room` where that is given."""
-        groups = self.k.shape[1]
-        q = (self.q[:, :, rows] * self.scale).unflatten(1, (groups, -1)).flatten(2, 3)     # (b, g, h/g * i, d)
+        groups, q = self.k.shape[1], self.q[:, :, rows]
+        q = (q if self.scale == 1 else q * self.scale).unflatten(1, (groups, -1)).flatten(2, 3)     # (b, g, h/g * i, d)
         k = self.k[:, :, columns].mT
         s = q @ k if room is None else torch.matmul(q, k, out=room.view(*q.shape[:3], k.shape[3]))
         s = s.view(len(q), -1, rows.stop - rows.start, columns.stop - columns.start)
@@ -153,18 +158,44 @@ class Scores:
     def masked(self, capped: Tensor, rows: slice, columns: slice) -> Tensor:
         """The tile with its bias, and -inf where the mask forbids; `capped` is left as it was."""
         s = capped if self.bias is None else capped + part(self.bias, rows, columns).to(capped.dtype)
+        hidden = self._hidden(rows, columns, s.device)
+        return s if hidden is None else s.masked_fill(hidden, -torch.inf)
+
+    def _hidden(self, rows: slice, columns: slice, device: torch.device) -> Tensor | None:
+        """Which numbers of a tile the mask forbids, broadcastable to it; None if none."""
         slots, keys = self.slots(rows), self.keys(columns)
         mask = narrow(self.mask, slots, keys)
         if len(mask.rules) == 0:
-            return s
-        device = s.device
-        seen = mask.visible(torch.arange(slots.start, slots.stop, device=device),
-                            torch.arange(keys.start, keys.stop, device=device))
-        return s.masked_fill(~seen, -torch.inf)
+            return None
+        if all(rule.kind in ("causal", "window") for rule in mask.rules):
+            rules = tuple((rule.kind, rule.size) for rule in mask.rules)
+            return _relative(rules, slots.start - keys.start, len(slots), len(keys), device)
+        return _forbidden(mask, slots, keys, device)
+
+    def hides(self, rows: slice, columns: slice) -> bool:
+        """Whether -inf may stand in a tile: under a mask, or by a bias."""
+        return self.bias is not None or len(narrow(self.mask, self.slots(rows), self.keys(columns)).rules) > 0
 
     def tile(self, rows: slice, columns: slice, room: Tensor | None = None) -> Tensor:
         """The masked scores: (b, h, i, j) of the tile."""
-        return self.masked(self.capped(rows, columns, room), rows, columns)
+        s = self.capped(rows, columns, room)
+        if self.bias is not None:
+            s = s.add_(part(self.bias, rows, columns))
+        hidden = self._hidden(rows, columns, s.device)
+        return s if hidden is None else s.masked_fill_(hidden, -torch.inf)
+
+
+def _forbidden(mask: Mask, slots: range, keys: range, device: torch.device) -> Tensor:
+    """Which keys these slots may not see: broadcastable to (b, h, i, j)."""
+    return ~mask.visible(torch.arange(slots.start, slots.stop, device=device),
+                         torch.arange(keys.start, keys.stop, device=device))
+
+
+@lru_cache(maxsize=4)
+def _relative(rules: tuple[tuple[str, int], ...], first: int, rows: int, columns: int, device: torch.device) -> Tensor:
+    """_forbidden() where only distances matter: on the diagonal it is the same for every block and head."""
+    mask = Mask(tuple(Rule(kind, size) for kind, size in rules))
+    return _forbidden(mask, range(first, first + rows), range(columns), device)
 
 
 def part(bias: Tensor, rows: slice, columns: slice) -> Tensor:

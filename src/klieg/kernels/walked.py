@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -22,24 +22,27 @@ from klieg.tiles import Scores, blocks
 # Else a fourth of them, and more rows: fewer tiles meet the diagonal, where they are masked.
 WIDE = 4096
 
+# What a survey has a number of, or a list, for every row.
+_LINES = {"max", "mass", "entropy", "first", "own", "distance_sum", "distance_squares", "top_weights", "top_keys", "probed"}
+
 
 def survey(scores: Scores, lse: Tensor, found: Survey, first_row: int, probe: Tensor | None) -> None:
     """Add the survey of a part of a map to `found`, the survey of the whole; the part's row 0 is its row `first_row`."""
     wide = WIDE // 4 if found.top_keys is None else WIDE
-    bins, desk = _bins(scores, found.histogram.shape[2]), _Desk(lse)
-    for batch, heads, share in scores.groups():
+    bins, desk, lse = _bins(scores, found.histogram.shape[2]), _Desk(lse), _finite(lse)
+    for batch, heads, share in scores.scaled().groups():
         some = found.share(batch, heads)
         walk = _Walk(share, some, lse[batch, heads], first_row, _of(probe, batch, heads, lse.shape[1]), bins, _map(some), desk)
-        for block, columns in _tiles(share, wide):
-            walk.add(block, columns)
+        for block, tiles in groupby(_tiles(share, wide), lambda tile: tile[0]):
+            walk.add(block, [columns for _, columns in tiles])
 
 
 def pooled(scores: Scores, lse: Tensor, down: list[int], across: list[int]) -> tuple[Tensor, Tensor]:
     """Sums and maxima (b, h, R, C) of the buckets between these bounds of rows and keys, of the part's own counting."""
     lead = lse.shape[:2]
     total = lse.new_zeros(*lead, len(down) - 1, len(across) - 1)
-    highest = torch.zeros_like(total)
-    for batch, heads, share in scores.groups():
+    highest, lse = torch.zeros_like(total), _finite(lse)
+    for batch, heads, share in scores.scaled().groups():
         pool = _Pool(total[batch, heads], highest[batch, heads], down, _buckets(across, total))
         for block, columns in _tiles(share, WIDE // 4):
             pool.add(_logs(share.tile(block, columns), lse[batch, heads, block]).exp2_(), block, columns)
@@ -66,36 +69,53 @@ def _of(probe: Tensor | None, batch: slice, heads: slice, count: int) -> Tensor 
     return None if probe is None else probe.repeat_interleave(count // probe.shape[1], dim=1)[batch, heads]
 
 
-def _logs(s: Tensor, lse: Tensor) -> Tensor:
-    """log2 w of masked scores, in place: exp2 is several times quicker than exp, above all where it gives 0.
+def _finite(lse: Tensor) -> Tensor:
+    """A row of lse -inf sees nothing: any score less a number as large as there is has the weight 0."""
+    return lse.masked_fill(lse == -torch.inf, torch.finfo(lse.dtype).max / 4)
 
-    2^-1100 is 0 in every type; -inf times its weight 0 would be NaN in the entropy. A row of lse -inf sees nothing.
-    """
-    return s.sub_(lse.masked_fill(lse == -torch.inf, torch.inf)[..., None]).mul_(1 / math.log(2)).clamp_(min=-1100)
+
+def _logs(s: Tensor, lse: Tensor) -> Tensor:
+    """log2 w of masked scores, in place: exp2 is many times quicker than exp where it gives 0, and never slower."""
+    return s.sub_(lse[..., None]).mul_(1 / math.log(2))
 
 
 class _Desk:
     """Room for tiles that is used again and again: memory that is fresh for every tile costs as much as its numbers."""
 
     def __init__(self, like: Tensor) -> None:
-        self._like, self._kept, self._skewed = like, {}, None
+        self._like, self._kept = like, {}
 
     def room(self, name: str, *shape: int) -> Tensor:
         """A tensor of this shape that holds whatever was there before."""
-        size = math.prod(shape)
-        if name not in self._kept or self._kept[name].numel() < size:
-            self._kept[name] = self._like.new_empty(size)
-        return self._kept[name][:size].view(shape)
+        if (name, shape) not in self._kept:
+            self._kept[name, shape] = self._like.new_empty(shape)
+        return self._kept[name, shape]
 
-    def skew(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    def skew(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Zeros (b, h, i, i + j), and room in them for a tile (b, h, i, j), whose diagonals are columns of the zeros."""
-        *lead, i, j = shape
-        skewed = self.room("skewed", *lead, i, i + j)
-        if shape != self._skewed:
-            self._skewed = shape                                                # a like tile covers all that this one fills
-            skewed.zero_()
-        # Every row lies one further to the left than the one above.
-        return skewed, skewed.as_strided(shape, (*skewed.stride()[:2], i + j - 1, 1), skewed.storage_offset() + i - 1)
+        if ("skewed", shape) not in self._kept:
+            *lead, i, j = shape
+            skewed = self._like.new_zeros(*lead, i, i + j)
+            # Every row lies one further to the left than the one above. A tile covers all that a like one has filled.
+            tile = skewed.as_strided(shape, (*skewed.stride()[:2], i + j - 1, 1), i - 1)
+            self._kept["skewed", shape] = skewed, tile
+        return self._kept["skewed", shape]
+
+    def steps(self, nearest: Tensor, first: int, count: int) -> Tensor:
+        """Steps to each of `count` keys from the one nearest (i,) to every row, of which the first stands at key `first`."""
+        if ("steps", first, len(nearest), count) not in self._kept:
+            key = torch.arange(count, dtype=self._like.dtype, device=self._like.device)
+            self._kept["steps", first, len(nearest), count] = (key - nearest[:, None].to(key)).abs_()
+        return self._kept["steps", first, len(nearest), count]
+
+    def powers(self, count: int, behind: bool) -> Tensor:
+        """Ones, the steps to each of `count` keys from the last of them, or from the first if they lie `behind`, and their
+        squares: (3, j)."""
+        if ("powers", count, behind) not in self._kept:
+            steps = torch.arange(count, device=self._like.device)
+            steps = (steps if behind else steps.flip(0)).to(self._like)
+            self._kept["powers", count, behind] = torch.stack([torch.ones_like(steps), steps, steps.square()])
+        return self._kept["powers", count, behind]
 
 
 def _bins(scores: Scores, count: int) -> Tensor:
@@ -172,67 +192,77 @@ class _Walk:
     map: _Pool | None
     desk: _Desk
 
-    def add(self, block: slice, columns: slice) -> None:
-        """`block` and `columns` count from the part's own corner."""
+    def add(self, block: slice, tiles: list[slice]) -> None:
+        """A block of rows and its keys, tile by tile; both count from the part's own corner."""
+        rows = slice(self.first_row + block.start, self.first_row + block.stop)
+        lines = {name: x[:, :, rows] for name, x in self.found.tensors().items() if name in _LINES}
+        for columns in tiles:
+            self._tile(lines, block, columns, rows)
+
+    def _tile(self, lines: dict[str, Tensor], block: slice, columns: slice, rows: slice) -> None:
+        """`lines` are the block's own part of the survey."""
         found, slots, keys = self.found, self.scores.slots(block), self.scores.keys(columns)
-        rows, here = slice(self.first_row + block.start, self.first_row + block.stop), slice(keys.start, keys.stop)
-        shape = *self.lse.shape[:2], block.stop - block.start, columns.stop - columns.start
+        lse, here = self.lse[:, :, block], slice(keys.start, keys.stop)
+        shape = *lse.shape, columns.stop - columns.start
         s = self.scores.tile(block, columns, self.desk.room("scores", *shape))
-        found.max[:, :, rows] = torch.maximum(found.max[:, :, rows], s.amax(-1))
-        log = _logs(s, self.lse[:, :, block])
+        torch.maximum(lines["max"], s.amax(-1), out=lines["max"])
+        log = _logs(s, lse)
+        if self.scores.hides(block, columns):
+            log.clamp_(min=-1100)                   # 2^-1100 is 0 in every type; -inf times 0 would be NaN in the entropy
         bin = _bin(slots, keys, found.histogram.shape[2])
-        skewed, w = self.desk.skew(log.shape) if bin is None else (None, self.desk.room("weights", *shape))
+        skewed, w = self.desk.skew(*shape) if bin is None else (None, self.desk.room("weights", *shape))
         torch.exp2(log, out=w)
 
-        mass = w.sum(-1)
-        found.mass[:, :, rows] += mass
-        found.entropy[:, :, rows] -= log.mul_(w).sum(-1) * math.log(2)
+        lines["entropy"].sub_(log.mul_(w).sum(-1), alpha=math.log(2))
+        mass = self._moments(w, lines, slots, keys)
         if bin is None:
             corner = columns.start - block.stop + self.scores.q.shape[2]
             found.histogram.index_add_(2, self.bins[corner:corner + skewed.shape[3]], skewed.sum(2))
         else:
             found.histogram[:, :, bin] += mass.sum(-1)
-        self._moments(w, mass, rows, slots, keys)
-        self._single(w, rows, slots, keys)
+        self._single(w, lines, slots, keys)
         found.received[:, :, here] += w.sum(2) if self.map is None else self.map.add(w, rows, here)
         if found.top_keys is not None:
-            self._top(w, rows, keys)
+            self._top(w, lines, keys)
         if self.probe is not None:
-            found.probed[:, :, rows] += (w @ self.probe[:, :, columns, None].to(w))[..., 0]
+            lines["probed"] += (w @ self.probe[:, :, columns, None].to(w))[..., 0]
 
-    def _moments(self, w: Tensor, mass: Tensor, rows: slice, slots: range, keys: range) -> None:
-        """A distance is the gap from the slot to the nearest key of the tile and the steps from there: nothing cancels."""
-        wide = self.found.distance_sum.dtype
-        key = torch.arange(len(keys), dtype=w.dtype, device=w.device)
+    def _moments(self, w: Tensor, lines: dict[str, Tensor], slots: range, keys: range) -> Tensor:
+        """Mass and distances; also returns the mass that the tile adds.
+
+        A distance is the gap from the slot to the nearest key of the tile and the steps from there: nothing cancels.
+        """
+        wide = lines["distance_sum"].dtype
         slot = torch.arange(slots.start - keys.start, slots.stop - keys.start, dtype=wide, device=w.device)
-        nearest = slot.clamp(0, len(keys) - 1)
-        gap = (slot - nearest).abs_()
-        if keys[-1] <= slots[0] or keys[0] >= slots[-1]:
-            # Beside the diagonal one key is the nearest for all rows, and both sums are one product.
-            steps = (key - nearest[0].to(w)).abs_()
-            both = torch.stack([steps, steps.square()]).expand(*w.shape[:2], -1, -1) @ w.mT
-            once, twice = both.to(wide).unbind(2)
+        behind = keys[0] >= slots[-1]
+        if behind or keys[-1] <= slots[0]:
+            # Beside the diagonal one key is the nearest for all rows, and all three sums are one product.
+            gap = -slot if behind else slot.sub_(len(keys) - 1)
+            powers = self.desk.powers(len(keys), behind)
+            mass, once, twice = (powers.expand(*w.shape[:2], -1, -1) @ w.mT).unbind(2)
         else:
-            steps = torch.sub(key, nearest[:, None].to(w), out=self.desk.room("steps", *w.shape[2:])).abs_()
+            nearest = slot.clamp(0, len(keys) - 1)
+            gap = (slot - nearest).abs_()
+            steps = self.desk.steps(nearest, slots.start - keys.start, len(keys))
             product = torch.mul(w, steps, out=self.desk.room("product", *w.shape))
-            once, twice = product.sum(-1).to(wide), product.mul_(steps).sum(-1)
+            mass, once, twice = w.sum(-1), product.sum(-1), product.mul_(steps).sum(-1)
         far = gap * mass
-        self.found.distance_sum[:, :, rows] += far + once
-        self.found.distance_squares[:, :, rows] += gap * (far + 2 * once) + twice
+        lines["mass"] += mass
+        lines["distance_sum"].add_(far).add_(once)
+        lines["distance_squares"].addcmul_(gap, far.add_(once, alpha=2)).add_(twice)
+        return mass
 
-    def _single(self, w: Tensor, rows: slice, slots: range, keys: range) -> None:
+    def _single(self, w: Tensor, lines: dict[str, Tensor], slots: range, keys: range) -> None:
         """The weights on key 0 and on the row's own key."""
-        found = self.found
         if keys.start == 0:
-            found.first[:, :, rows] = w[..., 0]
+            lines["first"].copy_(w[..., 0])
         low, high = max(slots.start, keys.start), min(slots.stop, keys.stop)
         if low < high:
-            at = slice(low - slots.start + rows.start, high - slots.start + rows.start)
             square = w[:, :, low - slots.start:high - slots.start, low - keys.start:high - keys.start]
-            found.own[:, :, at] = square.diagonal(dim1=2, dim2=3)
+            lines["own"][:, :, low - slots.start:high - slots.start] = square.diagonal(dim1=2, dim2=3)
 
-    def _top(self, w: Tensor, rows: slice, keys: range) -> None:
-        weights, places = self.found.top_weights[:, :, rows], self.found.top_keys[:, :, rows]
+    def _top(self, w: Tensor, lines: dict[str, Tensor], keys: range) -> None:
+        weights, places = lines["top_weights"], lines["top_keys"]
         if not (w.amax(-1) > weights[..., -1]).any():
             return
         new, at = w.topk(min(weights.shape[3], w.shape[3]), dim=3)
