@@ -113,7 +113,7 @@ def test_many_sources_together_are_each_by_itself(options: Search, taught: Maria
     sources = sources_of([4, 11, 1, 7, 7, 2, 15, 0], 30)
     heard: list[int] = []
     together = search(taught, sources, options, heard.append)
-    with patch.object(beam, "ROOM", 60):
+    with patch.object(beam, "ROOM", 60), patch.object(beam, "LINES", 2):
         in_parts = search(taught, sources, options)
     for source, best, part in zip(sources, together, in_parts, strict=True):
         [alone] = search(taught, [source], options)

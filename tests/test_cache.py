@@ -62,3 +62,20 @@ def test_its_bytes_are_those_of_its_tensors(dtype: torch.dtype, size: int) -> No
     cache.advance(7)
     assert cache.bytes == LAYERS * sum(view.numel() * view.element_size() for view in views)
     assert views[0].dtype == dtype
+
+
+def test_rows_go_on_in_a_new_order_as_often_as_one_likes() -> None:
+    """Turned round, fewer, more than ever before: with slots written in between."""
+    cache = Cache(LAYERS, BATCH, GROUPS, WIDTH, CAPACITY)
+    kept = [(torch.empty(BATCH, GROUPS, 0, WIDTH), torch.empty(BATCH, GROUPS, 0, WIDTH)) for _ in range(LAYERS)]
+    for rows in ([1, 0], [1], [0, 0, 0, 0], [3, 1], [1, 0, 1], [2]):
+        for layer in range(LAYERS):
+            new = [torch.randn(cache.batch, GROUPS, 2, WIDTH) for _ in range(2)]
+            kept[layer] = tuple(torch.cat(pair, 2) for pair in zip(kept[layer], new, strict=True))
+            found = cache.extend(layer, *new)
+            assert all(torch.equal(a, b) for a, b in zip(found, kept[layer], strict=True))
+        cache.advance(2)
+        cache.select(torch.tensor(rows))
+        kept = [(k[rows], v[rows]) for k, v in kept]
+        assert cache.batch == len(rows) and cache.length == kept[0][0].shape[2]
+    assert cache.length == CAPACITY

@@ -25,6 +25,7 @@ from klieg.layers import Observation
 from klieg.seq2seq import Marian
 
 ROOM = 2**13  # rows times source tokens that are searched together
+LINES = 128   # rows whose log-probabilities of the whole vocabulary stay near the core
 
 
 @dataclass(frozen=True)
@@ -157,15 +158,11 @@ class _Group:
     def _step(self) -> None:
         """Write one more token of every hypothesis."""
         beam, eos = self.options.beam, self.model.config.eos_token_id
-        log_p = self._log_p()                                                    # (n, beam, vocabulary)
         ends = self.limits <= self.written.shape[2]                              # (n,) must end now
-        if ends.any():
-            only = torch.full_like(log_p[:1, :1], -torch.inf)
-            only[..., eos] = 0
-            log_p = torch.where(ends[:, None, None], log_p + only, log_p)
+        log_p, tokens = self._next(ends)                                         # (n, beam, k)
         total = (self.scores[:, :, None] + log_p).flatten(1)
         top = total.topk(min(2 * beam, total.shape[1]), dim=1)
-        parents, tokens = top.indices // log_p.shape[2], top.indices % log_p.shape[2]
+        parents, tokens = top.indices // log_p.shape[2], tokens.flatten(1).gather(1, top.indices)
         over = tokens == eos
         self._finish(top.values[:, :beam], parents[:, :beam], over[:, :beam])
         # The best that do not end go on; those that do are put last.
@@ -177,15 +174,30 @@ class _Group:
         stay = (~(torch.tensor(closed) | ends | (scores[:, 0] == -torch.inf))).nonzero().squeeze(1)
         self._go_on(stay, parents.gather(1, order), tokens.gather(1, order), scores)
 
-    def _log_p(self) -> Tensor:
-        model, beam = self.model, self.options.beam
+    def _next(self, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """ln p of the likeliest next tokens of each hypothesis, and the tokens: (n, beam, k), as many as could be taken.
+
+        Of a source that `ends` (n,) it is the end mark alone.
+        """
+        model, config, beam = self.model, self.model.config, self.options.beam
+        found = []
+        for lines in self._hidden().split(LINES):
+            log_p = _allowed(model.head(lines).log_softmax(-1), config)
+            found.append((*log_p.topk(min(2 * beam, log_p.shape[1]), dim=1), log_p[:, config.eos_token_id]))
+        log_p, tokens, end = (torch.cat(part).unflatten(0, (-1, beam)) for part in zip(*found, strict=True))
+        if ends.any():
+            log_p[ends] = -torch.inf
+            log_p[ends, :, 0], tokens[ends, :, 0] = end[ends], config.eos_token_id
+        return log_p, tokens
+
+    def _hidden(self) -> Tensor:
+        """The stream behind the last token of every hypothesis: (n * beam, width)."""
         seen: list[Observation] = []
         observe = seen.append if self.coverage is not None else None
-        hidden = model.decode(self.written.flatten(0, 1)[:, -1:], self.memory, cache=self.cache, observe=observe)
+        hidden = self.model.decode(self.written[:, :, -1].flatten()[:, None], self.memory, cache=self.cache, observe=observe)
         if self.coverage is not None:
             self._cover(seen[-1])
-        log_p = model.head(hidden[:, -1]).log_softmax(-1)
-        return _allowed(log_p, model.config).unflatten(0, (-1, beam))
+        return hidden[:, -1]
 
     def _cover(self, last: Observation) -> None:
         """Add where the last layer's heads looked, on average."""
@@ -194,13 +206,16 @@ class _Group:
 
     def _finish(self, values: Tensor, parents: Tensor, over: Tensor) -> None:
         length = self.written.shape[2]                                           # the end mark for the start mark
-        for row, rank in (over & (values > -torch.inf)).nonzero().tolist():
-            place, parent, log_p = int(self.places[row]), int(parents[row, rank]), float(values[row, rank])
+        rows, ranks = (over & (values > -torch.inf)).nonzero(as_tuple=True)
+        parents, places = parents[rows, ranks], self.places[rows]
+        ended = zip(rows.tolist(), places.tolist(), parents.tolist(), values[rows, ranks].tolist(),
+                    self.written[rows, parents, 1:].tolist(), strict=True)
+        for row, place, parent, log_p, ids in ended:
             score = log_p / self.options.penalty(length)
             if self.coverage is not None:
                 covered = self.coverage[row, parent, :len(self.sources[place])].clamp(1e-9, 1)
                 score += self.options.beta * float(covered.log().sum())
-            self.finished[place].append(Hypothesis(self.written[row, parent, 1:].tolist(), log_p, score))
+            self.finished[place].append(Hypothesis(ids, log_p, score))
 
     def _go_on(self, stay: Tensor, parents: Tensor, tokens: Tensor, scores: Tensor) -> None:
         """Keep the open sources, and of each the best hypotheses."""

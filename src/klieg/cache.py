@@ -18,6 +18,7 @@ class Cache:
         shape = (layers, batch, kv_heads, capacity, head_width)
         self._keys = torch.empty(shape, dtype=dtype, device=device)
         self._values = torch.empty(shape, dtype=dtype, device=device)
+        self._spare: tuple[Tensor, Tensor] | None = None
         self.capacity = capacity
         self.length = 0
 
@@ -29,16 +30,19 @@ class Cache:
         return self._keys[layer, :, :, :stop], self._values[layer, :, :, :stop]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows (n,) of the batch: fewer, more, or in another order."""
-        used = slice(None, self.length)
-        self._keys, self._values = (self._gathered(x, rows, used) for x in (self._keys, self._values))
+        """Go on with these rows (n,) of the batch: fewer, more, or in another order.
 
-    def _gathered(self, x: Tensor, rows: Tensor, used: slice) -> Tensor:
-        kept = x[:, rows, :, used]
-        if len(rows) != x.shape[1]:
-            x = x.new_empty(x.shape[0], len(rows), *x.shape[2:])
-        x[:, :, :, used] = kept
-        return x
+        Two rooms take turns: memory that is fresh for every step would cost as much as the copy.
+        """
+        here, count, used = (self._keys, self._values), len(rows), slice(0, self.length)
+        if self._spare is None or self._spare[0].shape[1] < count:
+            shape = here[0].shape[0], count, *here[0].shape[2:]
+            self._spare = here[0].new_empty(shape), here[1].new_empty(shape)
+        there = self._spare[0][:, :count], self._spare[1][:, :count]
+        for x, y in zip(here, there, strict=True):
+            torch.index_select(x[:, :, :, used], 1, rows, out=y[:, :, :, used])
+        self._keys, self._values = there
+        self._spare = here
 
     def advance(self, slots: int) -> None:
         """Called once a step, when every layer has written its slots."""

@@ -106,7 +106,7 @@ def load(name: str) -> tuple[Model, Tokenizer]:
     folder = find(name)
     config = parse_config(checkpoint.read_config(folder), str(folder / "config.json"))
     model = outline(config)
-    keep = half.worthwhile if isinstance(model, Llama | Marian) else lambda matrix: False
+    keep = half.worthwhile if isinstance(model, Llama) else lambda matrix: False
     derived = model.sine_tables() if isinstance(model, Marian) else {}
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     model.load_state_dict(checkpoint.read_tensors(folder, shapes, keep=keep, derived=derived), assign=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,11 @@ class Memory:
     real: Tensor | None
     kept: list[tuple[Tensor, Tensor]]
     """Keys and values (b, g, i, d) for each decoder layer."""
+
+    @cached_property
+    def mask(self) -> Mask:
+        """Hides the padding. One for all steps: a kernel prepares a mask once."""
+        return Mask() if self.real is None else Mask.padding(self.real)
 
     def select(self, rows: Tensor) -> Memory:
         """The memory of some of the sources, by their rows."""
@@ -220,8 +226,7 @@ class Marian(nn.Module):
         """
         start = cache.length if cache is not None else 0
         self._fits(start + target.shape[1])
-        seen = Mask() if memory.real is None else Mask.padding(memory.real)
-        run = Pass(Mask.causal(), memory, seen, cache, observe, kernel, self.change)
+        run = Pass(Mask.causal(), memory, memory.mask, cache, observe, kernel, self.change)
         x = self.model.decoder(self.model.shared(target), start, run)
         if cache is not None:
             cache.advance(target.shape[1])
@@ -238,7 +243,7 @@ class Marian(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """hidden (..., width) -> logits (..., vocabulary)."""
-        return half.linear(hidden, self.vocabulary) + self.final_logits_bias
+        return half.linear(hidden, self.vocabulary, self.final_logits_bias[0])
 
     def sine_tables(self) -> dict[str, Tensor]:
         """The positions that older files of Marian hold though they follow from the config: (positions, width) by name."""
