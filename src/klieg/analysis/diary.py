@@ -60,7 +60,8 @@ class Diary:
     def cost(self) -> str:
         """The share in words."""
         each = f", {self.seconds / self.looks:.2f} s each" if self.looks else ""
-        return f"scores of heads at {self.looks} step{'s' * (self.looks != 1)} in {self.folder}{each}: {100 * self.share:.1f} % of the time"
+        steps = f"{self.looks} step{'s' * (self.looks != 1)}"
+        return f"scores of heads at {steps} in {self.folder}{each}: {100 * self.share:.1f} % of the time"
 
     def step(self, model: nn.Module, step: int) -> Path | None:
         """The folder of this step's atlas; None at a step that has none. The model is left as it was."""
