@@ -1,4 +1,5 @@
-"""Traces made of random numbers, for tests of what shows traces: every number of theirs is known, and no model is loaded."""
+"""Traces and atlases made of random numbers, for tests of what shows them: every number of theirs is known, and no model is
+loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +8,9 @@ import zlib
 import torch
 
 from klieg import attention
+from klieg.analysis.atlas import Atlas
+from klieg.analysis.behaviour import Score
+from klieg.analysis.reader import Heads
 from klieg.attention import Mask
 from klieg.errors import KliegError
 from klieg.explorer.turns import Turn
@@ -58,3 +62,16 @@ class Maker:
 
     def read(self, text: str, to: str | None, turn: Turn) -> Trace:
         return translated(self.name, text, to or "zh") if self.languages else made(self.name, text)
+
+
+def gathered(texts: int = 5, model: str = "chat") -> Atlas:
+    """An atlas of random scores: 3 layers, 4 heads on 2 K/V heads; every text has `first`, and `own` only the last one."""
+    random, found = torch.Generator().manual_seed(7), Atlas(model, 64)
+    for n in range(texts):
+        def score() -> Score:
+            return Score(torch.rand(4, generator=random, dtype=torch.float64), torch.full((4,), 0.25, dtype=torch.float64))
+
+        names = ["first", "entropy"] + (["own"] if n == texts - 1 else [])
+        found.add([(Heads(layer, "self", 4, 2), {name: score() for name in names}) for layer in range(3)])
+        found.counts.update(windows=1, tokens=64)
+    return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from made import made
+from made import gathered, made
 
 from klieg.commands import serve
 from klieg.errors import KliegError
 from klieg.explorer import server
+from klieg.trace import Trace
 
 
 def test_traces_are_opened_by_names_that_differ(tmp_path) -> None:
@@ -16,7 +17,7 @@ def test_traces_are_opened_by_names_that_differ(tmp_path) -> None:
         (tmp_path / f"{n}").mkdir()
         paths.append(tmp_path / f"{n}" / "a.klieg")
         made("random", text).save(paths[-1])
-    found = serve.opened(paths)
+    found = serve.opened(paths, Trace.load)
     assert {name: trace.text for name, trace in found.items()} == {
         "a.klieg": "one two", "a.klieg (2)": "three", "a.klieg (3)": "four"}
 
@@ -30,6 +31,22 @@ def test_the_server_is_given_traces_and_models(tmp_path, monkeypatch) -> None:
     (desk, (port, browser, language, _, host)), = asked
     assert list(desk.files) == ["a.klieg"] and "chat" in desk.models
     assert (port, browser, language, host) == (0, False, "zh", "127.0.0.1")
+
+
+def test_a_folder_is_an_atlas(tmp_path, monkeypatch) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    gathered().save(tmp_path / "one/atlas.safetensors")
+    gathered().save(tmp_path / "two/atlas.safetensors")
+    asked = []
+    monkeypatch.setattr(server, "serve", lambda desk, *rest: asked.append(desk))
+    with pytest.raises(KeyboardInterrupt):
+        serve.serve([tmp_path / "one", tmp_path / "two/atlas.safetensors"], None, 0, "127.0.0.1", False, None)
+    [desk] = asked
+    assert list(desk.atlases) == ["one", "atlas.safetensors"] and desk.files == {}
+    assert desk.atlas("one").table("first") == gathered().table("first")
+    with pytest.raises(KliegError, match="there is no atlas in"):
+        serve.serve([tmp_path], None, 0, "127.0.0.1", False, None)
 
 
 def test_what_is_no_trace_is_said_before_the_page_is_opened(tmp_path) -> None:

@@ -17,7 +17,7 @@ ORDER = ["errors", "config", "library", "half", "dropout", "atomic", "attention"
          "ranks", "bench", "cache", "layers", "labels", "checkpoint", "tokenizers", "decoders", "encoders", "seq2seq", "models",
          "foreign", "generate", "beam", "loss", "translate", "evaluate", "data", "download", "recipe", "segments", "parallel",
          "encoded", "rows", "masked", "pairs", "train", "estimate", "trace", "watch", "whatif", "analysis", "export", "views",
-         "explorer", "labs", "reading", "shell", "commands", "cli"]
+         "labs", "explorer", "reading", "shell", "commands", "cli"]
 SAME = {**dict.fromkeys(("blocks", "cell", "certificate", "pool", "tracefile"), "trace"), "watching": "watch",
         "changes": "whatif", "reruns": "whatif", "rules": "attention"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made import gathered
 from screens import CHAT, TEXT, drawn, registered, settled, turned, until
 
 from klieg.explorer.desk import Desk
@@ -16,7 +17,7 @@ FOUND = """async () => (await axe.run()).violations.flatMap(v => v.nodes.map(n =
     `${v.id}: ${n.target} ${n.failureSummary.split('\\n').slice(1).join(' ')}`))"""
 
 
-ALL = ("walk", "heads", "map", "film", "whatif", "compare")
+ALL = ("walk", "heads", "map", "film", "whatif", "compare", "flow", "atlas", "labs")
 needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: npm ci in web/")
 
 # Remembers every stop: whether there is a frame around it, what it is, and whether it is the first.
@@ -35,7 +36,7 @@ STOPS = """() => {
 
 @pytest.fixture(scope="module")
 def address(served) -> str:
-    return served(Desk({"chat": CHAT})) + f"#text={TEXT}&"
+    return served(Desk({"chat": CHAT}, atlases={"one": gathered()})) + f"#text={TEXT}&labs.name=ages&"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made import SCRIPT, made, translated
+from made import SCRIPT, gathered, made, translated
 from starlette.testclient import TestClient
 
 from klieg import models
@@ -31,7 +31,8 @@ WILD = [-1, 1 << 70, 1e308, "", "\0", "\ud800", "\u202e", "é" * 10_000, None, T
 IDS = ["{0}", "{0}", "{1}", "{2}", "file"]  # of open traces, by their number
 CHANGES = ["mute 0.1", "mute all", "cut 1.2.3.1", "cut all.0.0", "hide-first all", "sharpen 0.0=2", "sharpen all=9e999",
            "sharpen all=0", "keep all=strided:2+global:1", "keep 0.1=top:2", "replace love=hate", "replace love="]
-KNOWN = {"id": IDS, "a": IDS, "b": IDS, "model": ["chat"], "text": [TEXT, "a"], "to": ["zh"], "changes": CHANGES}
+KNOWN = {"id": IDS, "a": IDS, "b": IDS, "model": ["chat"], "text": [TEXT, "a"], "to": ["zh"], "changes": CHANGES,
+         "name": ["ages", "ages", "atlas"], "score": ["first", "first", "own"]}
 SHORT = 3  # texts, lists and numbers up to here, where the schema allows them
 
 
@@ -39,7 +40,7 @@ class Server:
     """An application with models and traces, and what is known of them."""
 
     def __init__(self) -> None:
-        self.desk = Desk({"chat": Reader("chat")}, {"file": made("saved", TEXT)})
+        self.desk = Desk({"chat": Reader("chat")}, {"file": made("saved", TEXT)}, atlases={"atlas": gathered()})
         app = application(self.desk, PORT, "<p>")
         self.schema = app.openapi()
         self.client = TestClient(app, base_url=f"http://127.0.0.1:{PORT}")

@@ -48,7 +48,7 @@ process.exit(0)
 SAME = {"Klieg", "Softmax", "Wᴼ", "q", "k", "v", "q·k", "Q K V", "× V", "lse", "Top-k", "Top-p", "MHA", "GQA", "MQA"}
 # Latin words that a Chinese page may show, besides single letters: names, formulas, keys of the keyboard and units.
 LATIN = {"Klieg", "EN", "Softmax", "softmax", "QK", "KL", "log", "lse", "Top", "MHA", "GQA", "MQA", "KiB", "MiB", "GiB", "Esc",
-         "Space", "Tab", "Shift", "Enter", *KERNELS}
+         "Space", "Tab", "Shift", "Enter", "exp", "max", "JSON", "rollout", *KERNELS}
 
 
 @pytest.fixture(scope="module")

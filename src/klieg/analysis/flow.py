@@ -23,8 +23,9 @@ a token is hidden from all others, in every head of every layer. flow() holds ea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ from klieg.whatif import divergence, loaded, log_probabilities
 
 WAYS = ("raw", "rollout", "max-flow", "value")
 CELLS = 2**24        # numbers of added vectors, or of streams, that are held at once
+AT_ONCE = 8          # tokens that are hidden side by side; between two such steps a job may be ended
 UNITS = 2**30        # max-flow counts in whole parts of this
 
 
@@ -71,18 +73,20 @@ class Flow:
                 "without_first": self.without_first, "effects": self.effects, "ways": [asdict(way) for way in self.ways]}
 
 
-def flow(model: str | tuple[Model, Tokenizer], text: str, token: int | None = None, *, without_first: bool = False,
-         name: str | None = None,
+def flow(model: str | tuple[Model, Tokenizer], text: str | Sequence[int], token: int | None = None, *,
+         without_first: bool = False, name: str | None = None,
          progress: Callable[[int, int], None] = lambda done, expected: None) -> Flow:
     """Follow attention through all layers of a decoder to one token, by default the last, and hide each token before it.
 
-    progress(done, expected) is told of every token that was hidden. KliegError for a model that is no decoder of
-    Klieg's own shapes, and for a token with none before it.
+    Ids of the vocabulary may stand in the place of the text. progress(done, expected) is told of every token that was
+    hidden, and then again of all while flows are computed. KliegError for a model that is no decoder of Klieg's own
+    shapes, and for a token with none before it.
     """
     network, tokenizer, name = loaded(model, name)
     if not isinstance(network, Decoder):
         raise KliegError(f"{name!r} is no decoder, and only in one does all flow to the last token; name another model.")
-    tokenizer.fitting(check_text(text), network.positions)
+    if isinstance(text, str):
+        tokenizer.fitting(check_text(text), network.positions)
     trace = traced((network, tokenizer), text, name=name)
     token = len(trace.tokens) - 1 if token is None else trace._token(token)
     first = 1 if without_first else 0
@@ -90,13 +94,13 @@ def flow(model: str | tuple[Model, Tokenizer], text: str, token: int | None = No
         raise KliegError(f"nothing flows to token {token} but itself{' and the first token' if without_first else ''}; name a "
                          "later token, or a longer text.")
     effects = hidden_effects(network, torch.tensor(trace.ids[:token + 1]), progress)
-    found = []
+    ends, found = ENDS | {"max-flow": partial(_most, step=lambda: progress(token, token))}, []
     for way in WAYS:
         steps = [_without_first(step) if without_first else step for step in STEPS[way](network, trace, token + 1)]
-        shares = ENDS[way](steps)[:token]
+        shares = ends[way](steps)[:token]
         found.append(_share(way, False, shares, effects, first))
         if way in ("rollout", "value"):
-            even = ENDS[way]([_even(step, first) for step in steps])[:token]
+            even = ends[way]([_even(step, first) for step in steps])[:token]
             found.append(_share(way, True, (shares / even).where(even > 0, 0.0), effects, first))
     return Flow(trace, token, effects.tolist(), found, without_first)
 
@@ -174,8 +178,9 @@ def _product(steps: list[Tensor]) -> Tensor:
     return row
 
 
-def _most(steps: list[Tensor]) -> Tensor:
-    """The most that can come to the last token from each, through pipes as wide as the shares: (j,)."""
+def _most(steps: list[Tensor], step: Callable[[], None] = lambda: None) -> Tensor:
+    """The most that can come to the last token from each, through pipes as wide as the shares: (j,). step() is called after
+    each of them."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import maximum_flow
 
@@ -186,7 +191,11 @@ def _most(steps: list[Tensor]) -> Tensor:
     widths = torch.cat([(step[query, key] * UNITS).round().int() for step in steps]).numpy()
     graph = coo_array((widths, (starts, ends)), shape=((layers + 1) * count,) * 2).tocsr()
     end = (layers + 1) * count - 1
-    return torch.tensor([maximum_flow(graph, start, end).flow_value / UNITS for start in range(count)], dtype=torch.float64)
+    found = []
+    for start in range(count):
+        found.append(maximum_flow(graph, start, end).flow_value / UNITS)
+        step()
+    return torch.tensor(found, dtype=torch.float64)
 
 
 STEPS = {"raw": _maps, "rollout": _halves, "max-flow": _halves, "value": _valued}
@@ -204,7 +213,7 @@ def hidden_effects(network: Decoder, ids: Tensor, progress: Callable[[int, int],
     count = len(ids)
     usual = log_probabilities(network.head(network.hidden(ids[None])[0, -1]))
     found: list[float] = []
-    for tokens in torch.arange(count - 1).split(max(CELLS // (count * network.vocabulary.shape[1] * 4), 1)):
+    for tokens in torch.arange(count - 1).split(min(max(CELLS // (count * network.vocabulary.shape[1] * 4), 1), AT_ONCE)):
         real = torch.ones(len(tokens), count, dtype=torch.bool)
         real[torch.arange(len(tokens)), tokens] = False
         last = network.hidden(ids.expand(len(tokens), -1), mask=Mask.padding(real))[:, -1]

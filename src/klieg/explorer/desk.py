@@ -20,6 +20,7 @@ from klieg.explorer.turns import Turn, Turns
 from klieg.trace import Trace
 
 if TYPE_CHECKING:
+    from klieg.analysis.atlas import Atlas
     from klieg.explorer.writing import Written
     from klieg.generate import Sampling
 
@@ -41,11 +42,13 @@ class Closed(KliegError):
 
 
 class Desk:
-    """Models by name, traces by id, and whose turn it is to compute."""
+    """Models and atlases by name, traces by id, and whose turn it is to compute."""
 
-    def __init__(self, models: Mapping[str, Reads], files: Mapping[str, Trace] | None = None, room: int = ROOM) -> None:
-        """`files` are traces that were opened at the start; they stay."""
+    def __init__(self, models: Mapping[str, Reads], files: Mapping[str, Trace] | None = None, room: int = ROOM,
+                 atlases: Mapping[str, Atlas] | None = None) -> None:
+        """`files` are traces that were opened at the start; they and the atlases stay."""
         self.models, self.files, self.turns = dict(models), dict(files or {}), Turns()
+        self.atlases = dict(atlases or {})
         self._room = room
         self._traces: OrderedDict[str, tuple[Trace, int]] = OrderedDict()   # and its bytes
         self._lock = threading.Lock()
@@ -56,6 +59,13 @@ class Desk:
             raise KliegError(f"this server was not started with the model {name!r}. It has: {has or 'none'}.",
                              zh=f"启动服务器时没有给它模型 {name!r}。它有的是：{has or '一个也没有'}。")
         return self.models[name]
+
+    def atlas(self, name: str) -> Atlas:
+        if name not in self.atlases:
+            has = ", ".join(self.atlases)
+            raise KliegError(f"this server was not started with the atlas {name!r}. It has: {has or 'none'}.",
+                             zh=f"启动服务器时没有给它图谱 {name!r}。它有的是：{has or '一份也没有'}。")
+        return self.atlases[name]
 
     def put(self, trace: Trace) -> str:
         """Keep a trace; its id cannot be guessed."""

@@ -18,6 +18,7 @@ from klieg.explorer.turns import Gone, Turn, Turns
 
 T = TypeVar("T")
 Event = tuple[str, dict[str, Any]]
+Tell = Callable[[str, dict[str, Any]], None]
 LOOK = 0.2  # seconds between two looks at whether the asker is still there
 
 
@@ -47,7 +48,18 @@ def in_turn(turns: Turns, gone: threading.Event, job: Callable[[Turn], T]) -> T:
 
 async def streamed(request: Request, turns: Turns, job: Callable[[Turn], Iterator[Event]],
                    said: Callable[[KliegError], str] = str) -> StreamingResponse:
-    """What `job(turn)` yields, (name, body) each, as server-sent events while it runs; its turn is offered after every one.
+    """What `job(turn)` yields, (name, body) each, as server-sent events while it runs; its turn is offered after every one."""
+    def steps(turn: Turn, tell: Tell) -> None:
+        for event in job(turn):
+            tell(*event)
+            turn.offer()
+
+    return await streamed_by(request, turns, steps, said)
+
+
+async def streamed_by(request: Request, turns: Turns, job: Callable[[Turn, Tell], None],
+               said: Callable[[KliegError], str] = str) -> StreamingResponse:
+    """What `job(turn, tell)` tells, a name and a body each, as server-sent events while it runs.
 
     What goes wrong before the first event is raised here; a KliegError after it is an event "error", as it is `said`.
     """
@@ -58,14 +70,9 @@ async def streamed(request: Request, turns: Turns, job: Callable[[Turn], Iterato
         with suppress(RuntimeError):  # the server has ended, and its loop with it
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    def steps(turn: Turn) -> None:
-        for event in job(turn):
-            put(event)
-            turn.offer()
-
     def run() -> None:
         try:
-            in_turn(turns, gone, steps)
+            in_turn(turns, gone, lambda turn: job(turn, lambda name, body: put((name, body))))
             put(None)
         except Exception as e:  # it is said to who listens
             put(e)

@@ -28,7 +28,20 @@ except ImportError:
     raise KliegError("the Explorer needs FastAPI and uvicorn; install them with `pip install 'klieg[serve]'`.",
                      zh="Klieg 的页面需要 FastAPI 和 uvicorn；请用 `pip install 'klieg[serve]'` 安装。") from None
 
-from klieg.explorer import comparisons, exports, films, first, looks, maps, spoken, streams, suppositions
+from klieg.explorer import (
+    atlases,
+    comparisons,
+    experiments,
+    exports,
+    films,
+    first,
+    flows,
+    looks,
+    maps,
+    spoken,
+    streams,
+    suppositions,
+)
 from klieg.explorer.desk import Closed, Desk
 from klieg.explorer.guard import Guard, Key, refused
 from klieg.explorer.policy import headers
@@ -58,6 +71,9 @@ def application(desk: Desk, port: int = 8137, html: str | None = None, key: Key 
     app.include_router(films.routes(desk))
     app.include_router(maps.routes(desk))
     app.include_router(comparisons.routes(desk))
+    app.include_router(flows.routes(desk))
+    app.include_router(atlases.routes(desk))
+    app.include_router(experiments.routes())
     _errors(app)
     app.add_middleware(Guard, port=port, headers=headers(html), key=key, names=names)
     return app

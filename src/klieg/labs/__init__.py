@@ -37,6 +37,17 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Keys, and the number that each of them gives: small enough for a reader to ask by hand with a query of their own."""
+
+    names: tuple[Words, ...]
+    keys: tuple[tuple[float, ...], ...]
+    values: tuple[float, ...]
+    query: tuple[float, ...]
+    """The one to begin with."""
+
+
+@dataclass(frozen=True)
 class Lab:
     """An experiment that can be run; `source` is where its claim comes from."""
 
@@ -44,6 +55,8 @@ class Lab:
     claim: Words
     source: str
     run: Callable[[], Finding] = field(repr=False)
+    table: Table | None = None
+    """What the experiment asks, where a reader can play with it."""
 
 
 def find(name: str) -> Lab:

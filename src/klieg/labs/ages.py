@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from klieg.kernels import attend
-from klieg.labs import Finding, Lab
+from klieg.labs import Finding, Lab, Table
 from klieg.views.chart import Chart
 
 KEYS = ((1.0, 2.0, 0.0), (1.0, 2.0, 0.0), (0.0, 0.0, 2.0), (1.0, 4.0, 0.0))     # the first number: is the name 张
@@ -47,4 +47,5 @@ def run() -> Finding:
 LAB = Lab(("The table of ages", "年龄表"),
           ("Attention is a soft question to a database: keys that fit the query more give more of their values.",
            "注意力是对数据库的软查询：与查询越相配的键，其值所占越多。"),
-          "Vaswani et al. 2017, section 3.2: a mapping of a query and key-value pairs to an output", run)
+          "Vaswani et al. 2017, section 3.2: a mapping of a query and key-value pairs to an output", run,
+          Table(tuple(("a 张", "张某") if key[0] else ("another", "另一位") for key in KEYS), KEYS, AGES, (1.0, 0.0, 0.0)))

@@ -5,7 +5,7 @@ import type { Words } from '../state/words'
 export type Key = [key: string, meaning: keyof Words['keys']]
 
 export const EVERYWHERE: Key[] = [
-  ['1 – 6', 'screens'], ['[ ]', 'layer'], [', .', 'head'], ['/', 'text'], ['↵', 'send'], ['⇧ ↵', 'line'], ['D', 'theme'], ['Esc', 'back'],
+  ['1 – 9', 'screens'], ['[ ]', 'layer'], [', .', 'head'], ['/', 'text'], ['↵', 'send'], ['⇧ ↵', 'line'], ['D', 'theme'], ['Esc', 'back'],
   ['Tab', 'next'], ['?', 'help'],
 ]
 export const ON: Record<Screen, Key[]> = {
@@ -15,4 +15,7 @@ export const ON: Record<Screen, Key[]> = {
   film: [['Space', 'play'], ['← →', 'frame'], ['↑ ↓', 'candidate'], ['B', 'branch'], ['K', 'branches'], ['Esc', 'stop']],
   whatif: [['↑ ↓ ← →', 'move'], ['↵', 'join'], ['X', 'cut'], ['M', 'mute'], ['R', 'rank'], ['L', 'scale'], ['⌫', 'undo']],
   compare: [['← →', 'token'], ['↑ ↓', 'other']],
+  flow: [['← →', 'token'], ['F', 'rested'], ['R', 'compute'], ['Esc', 'stop']],
+  atlas: [['↑ ↓ ← →', 'move'], ['S', 'score'], ['↵', 'open']],
+  labs: [['↑ ↓', 'lab'], ['R', 'run'], ['Esc', 'stop']],
 }

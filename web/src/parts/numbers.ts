@@ -44,3 +44,11 @@ export function percentBound(p: number): string {
 export const wholePercent = (p: number): string => (p > 0 && p < 0.005 ? '< 1 %' : `${fixed(100 * p, 0)} %`)
 
 export const thousands = (n: number): string => n.toLocaleString('en')
+
+// Bits: three digits after the point; a small number has two that say something.
+export const bits = (x: number): string => (x === 0 || x >= 0.01 ? fixed(x, 3) : String(Number(x.toPrecision(2))).replace('-', '\u2212'))
+
+export function signed(x: number, digits: number): string {
+  const text = fixed(x, digits)
+  return x > 0 && Number(text) !== 0 ? `+${text}` : text
+}

@@ -1,6 +1,6 @@
 // Files that the reader takes along: made by the server, or out of the trace that the page carries.
 import type { Explorer } from '../state/explorer.svelte'
-import type { Screen } from '../state/screens'
+import { TEXTLESS, type Screen } from '../state/screens'
 import { map, number } from '../wire/attention'
 import { answer, type Source } from '../wire/source'
 import { KINDS, type Call, type Trace, type Translation } from '../wire/trace'
@@ -9,8 +9,8 @@ export const FORMATS = ['svg', 'png', 'html', 'json'] as const
 export type Format = (typeof FORMATS)[number]
 
 // What a screen shows that is more than the open place: where its file is asked for, and its own part of the address of a page
-// in a file, which may name another screen where this one needs a model.
-export interface Shown { path: string; asked: Record<string, string>; call: Call; view: Record<string, string> }
+// in a file, which may name another screen where this one needs a model. A screen of no text has no call and says its formats.
+export interface Shown { path: string; asked: Record<string, string>; call?: Call; view: Record<string, string>; formats?: readonly Format[] }
 const screens = new WeakMap<Explorer, Map<Screen, () => Shown | null>>()
 
 // A screen tells what it shows whenever it is asked; null while that is no more than the open place.
@@ -18,16 +18,22 @@ export function shows(explorer: Explorer, screen: Screen, now: () => Shown | nul
   screens.set(explorer, (screens.get(explorer) ?? new Map<Screen, () => Shown | null>()).set(screen, now))
 }
 
+const textless = ({ screen }: Explorer): boolean => TEXTLESS.includes(screen)
+const shown = (explorer: Explorer): Shown | null => (textless(explorer) ? explorer.saved : screens.get(explorer)?.get(explorer.screen)?.() ?? null)
+
 const alone = (explorer: Explorer): boolean => explorer.exported || explorer.shipped
 
 // What can be saved: without a server no pictures are made.
-export const offered = (explorer: Explorer): readonly Format[] => (!explorer.trace ? [] : alone(explorer) ? ['json'] : FORMATS)
+export function offered(explorer: Explorer): readonly Format[] {
+  if (textless(explorer)) return shown(explorer)?.formats ?? []
+  return !explorer.trace ? [] : alone(explorer) ? ['json'] : FORMATS
+}
 
 // Hands a file to the browser; returns its name.
 export async function save(explorer: Explorer, format: Format): Promise<string> {
   const { source, kind, layer, head, cell } = explorer
   const call = explorer.calls[layer]
-  const body = alone(explorer)
+  const body = alone(explorer) && !textless(explorer)
     ? new Blob([JSON.stringify(await numbers(source!, explorer.calls, call, head, cell?.query ?? call.queries - 1, kind))])
     : await (await answer(file(explorer, call, format))).blob()
   const link = document.createElement('a')
@@ -40,15 +46,15 @@ export async function save(explorer: Explorer, format: Format): Promise<string> 
 
 // The address of a file of what is shown. A page is always that of the open trace.
 function file(explorer: Explorer, call: Call, format: Format): string {
-  const { screen, scale, language, theme, source } = explorer
-  const shown = screens.get(explorer)?.get(screen)?.() ?? null
-  const looks = { scale, lang: language, dark: `${theme === 'dark'}` }
-  if (shown && format !== 'html') {
-    const { path, asked, call } = shown, head = Math.min(explorer.head, call.heads - 1)
-    return `${path}/pictures/${format}?${new URLSearchParams({ ...asked, call: `${call.index}`, head: `${head}`, ...looks })}`
+  const { scale, language, theme, source } = explorer
+  const now = shown(explorer), colours = { lang: language, dark: `${theme === 'dark'}` }, looks = { scale, ...colours }
+  if (now && (format !== 'html' || now.formats)) {
+    const { path, asked, call } = now
+    const open: Record<string, string> = call ? { call: `${call.index}`, head: `${Math.min(explorer.head, call.heads - 1)}`, ...looks } : colours
+    return `${path}/pictures/${format}?${new URLSearchParams({ ...asked, ...open })}`
   }
   const trace = `api/traces/${encodeURIComponent(source!.trace.id)}/pictures/${format}`
-  if (format === 'html') return `${trace}?${new URLSearchParams({ view: view(explorer.hash, shown) })}`
+  if (format === 'html') return `${trace}?${new URLSearchParams({ view: view(explorer.hash, now) })}`
   return `${trace}?${place(explorer, call, looks)}`
 }
 

@@ -2,11 +2,16 @@
 import type { Component } from 'svelte'
 import type { Explorer } from '../state/explorer.svelte'
 import type { Screen } from '../state/screens'
+import Atlas from './atlas/Atlas.svelte'
 import Compare from './compare/Compare.svelte'
 import Film from './film/Film.svelte'
+import Flow from './flow/Flow.svelte'
 import Heads from './heads/Heads.svelte'
+import Labs from './labs/Labs.svelte'
 import Map from './map/Map.svelte'
 import Walk from './walk/Walk.svelte'
 import WhatIf from './whatif/WhatIf.svelte'
 
-export const PAGES: Partial<Record<Screen, Component<{ explorer: Explorer }>>> = { walk: Walk, heads: Heads, map: Map, film: Film, whatif: WhatIf, compare: Compare }
+export const PAGES: Partial<Record<Screen, Component<{ explorer: Explorer }>>> = {
+  walk: Walk, heads: Heads, map: Map, film: Film, whatif: WhatIf, compare: Compare, flow: Flow, atlas: Atlas, labs: Labs,
+}

@@ -1,12 +1,13 @@
 // What the page knows and what is looked at; components read it and call its verbs.
 import type { Theme } from '../parts/palette'
+import type { Shown } from '../parts/save'
 import type { Statistic } from '../parts/statistics'
 import { map, type Stage } from '../wire/attention'
 import * as source from '../wire/source'
 import { axes, type Head, type Kind } from '../wire/trace'
 import { EXAMPLES } from './examples'
 import { read, SCALES, write, type Cell, type Scale } from './hash'
-import type { Screen } from './screens'
+import { TEXTLESS, type Screen } from './screens'
 import { WORDS, type Language } from './words'
 
 const FIRST: Screen[] = ['walk', 'heads']   // screens that need no more than the trace in the page
@@ -37,6 +38,8 @@ export class Explorer {
   hover = $state.raw<Cell | null>(null)  // under the pointer
   allProducts = $state(false)
   more = $state<Record<string, string>>({})   // what screens keep in the address
+
+  saved = $state.raw<Shown | null>(null)      // what a screen of no text has to be saved
 
   readonly exported: boolean
   words = $derived(WORDS[this.language])
@@ -215,7 +218,7 @@ export class Explorer {
     if (this.exported) this.model = trace.model.name
     this.layer = clamp(this.layer, this.calls.length)
     this.head = clamp(this.head, this.calls[this.layer].heads)
-    if (this.long) this.screen = 'map'
+    if (this.long && !TEXTLESS.includes(this.screen)) this.screen = 'map'
     await this.#load()
   }
 

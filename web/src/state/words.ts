@@ -3,7 +3,7 @@ export type Language = 'en' | 'zh'
 
 const en = {
   title: 'Klieg',
-  screens: { walk: 'Walk', heads: 'Heads', map: 'Map', film: 'Film', whatif: 'What if', compare: 'Compare' },
+  screens: { walk: 'Walk', heads: 'Heads', map: 'Map', film: 'Film', whatif: 'What if', compare: 'Compare', flow: 'Flow', atlas: 'Atlas', labs: 'Labs' },
   translate: 'Translate',
   screen: 'Screens',
   model: 'Model',
@@ -29,6 +29,7 @@ const en = {
   saving: 'Making the file',
   saved: (file: string) => `${file} is saved.`,
   menu: 'Menu',
+  table: 'As a table',
   skip: 'Skip to the picture',
   keysTitle: 'Keys',
   everywhere: 'Everywhere',
@@ -119,12 +120,13 @@ const en = {
     step: 'step', frame: 'frame', cell: 'move in a matrix', sort: 'sort heads', pan: 'move', zoom: 'zoom', find: 'find text or go to token', strongest: 'next strongest link',
     write: 'write the weight out', admirer: 'in the box: who looks at it most', unit: 'token, word, line', branch: 'branch', branches: 'compare branches', stop: 'stop',
     send: 'show the text', line: 'new line in the text', next: 'next control', help: 'this list', candidate: 'another word', mute: 'mute the head', cut: 'cut the edge',
-    join: 'in the map: cut or join the edge', rank: 'rank heads', undo: 'undo', token: 'token', other: 'the other text' },
+    join: 'in the map: cut or join the edge', rank: 'rank heads', undo: 'undo', token: 'token', other: 'the other text', compute: 'compute', rested: 'without the first token', lab: 'another lab',
+    run: 'run', score: 'another score', open: 'open the head' },
 }
 
 const zh: typeof en = {
   title: 'Klieg',
-  screens: { walk: '流程', heads: '注意力头', map: '地图', film: '影片', whatif: '假如', compare: '比较' },
+  screens: { walk: '流程', heads: '注意力头', map: '地图', film: '影片', whatif: '假如', compare: '比较', flow: '流', atlas: '图谱', labs: '实验' },
   translate: '翻译',
   screen: '页面',
   model: '模型',
@@ -149,6 +151,7 @@ const zh: typeof en = {
   saving: '正在生成文件',
   saved: (file) => `${file} 已保存。`,
   menu: '菜单',
+  table: '看成表格',
   skip: '跳到图',
   keysTitle: '快捷键',
   everywhere: '各处通用',
@@ -236,7 +239,8 @@ const zh: typeof en = {
     step: '单步', frame: '帧', cell: '在矩阵中移动', sort: '给头排序', pan: '移动', zoom: '缩放', find: '查找文字或跳到某词', strongest: '下一条最强的连线',
     write: '写出这个权重', admirer: '在查找框中：谁最看它', unit: '词元、词、行', branch: '分岔', branches: '比较分岔', stop: '停止',
     send: '查看文字', line: '文字换行', next: '下一个控件', help: '本表', candidate: '另一个词', mute: '静音此头', cut: '切断此边',
-    join: '在地图中：切断或接回此边', rank: '给头排名', undo: '撤销', token: '词', other: '另一段文字' },
+    join: '在地图中：切断或接回此边', rank: '给头排名', undo: '撤销', token: '词', other: '另一段文字', compute: '计算', rested: '不计首词', lab: '另一个实验',
+    run: '运行', score: '另一个指标', open: '打开此头' },
 }
 
 export type Words = typeof en

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { bits, limits, ordered, share, signed, type Effect } from './ranks'
+import { bits, signed } from '../../parts/numbers'
+import { limits, ordered, share, type Effect } from './ranks'
 
 const effects: Effect[] = [
   { layer: 0, head: 0, kind: 'self', divergence: 0.5, change: 0.25 },

@@ -1,5 +1,4 @@
 // Heads by what muting each of them does, as the server tells them one by one.
-import { fixed } from '../../parts/numbers'
 
 export const MEASURES = ['divergence', 'change'] as const
 export type Measure = (typeof MEASURES)[number]
@@ -23,12 +22,4 @@ export function limits(effects: Effect[], by: Measure): [weak: number, strong: n
 // The place of a number along the ramp, strong at its end.
 export function share(value: number, [weak, strong]: [number, number]): number {
   return strong === weak ? 0 : (value - weak) / (strong - weak)
-}
-
-// Bits: three digits after the point; a small number has two that say something.
-export const bits = (x: number): string => (x === 0 || x >= 0.01 ? fixed(x, 3) : String(Number(x.toPrecision(2))).replace('-', '\u2212'))
-
-export function signed(x: number, digits: number): string {
-  const text = fixed(x, digits)
-  return x > 0 && Number(text) !== 0 ? `+${text}` : text
 }

@@ -1,0 +1,34 @@
+// Words of the screen of atlases, in both languages.
+import type { Language } from '../../state/words'
+
+const en = {
+  exported: 'Atlases lie with the server, and this file has none: open them with `klieg serve`.',
+  waiting: 'Asking which atlases there are.',
+  none: 'The server was started without an atlas. Make one over your own texts, then open it:',
+  title: 'What every head does over a corpus', atlas: 'Atlas', score: 'Score', kind: 'Attention of',
+  counts: (model: string, tokens: string, texts: string) => `${model} · ${tokens} tokens in ${texts} texts`, more: 'the corpus goes on',
+  units: { share: 'share', nats: 'nats', tokens: 'tokens' } as Record<string, string>,
+  grid: 'Heads by this score', missing: 'no text had it',
+  opens: 'Click a head to open it.', closed: (model: string) => `To open a head, start the server with its model: --model ${model}`,
+  columns: { head: 'Head', mean: 'Mean', chance: 'Chance', texts: 'Texts' }, interval: '95 % interval',
+  table: 'All heads', beyond: 'bold: the whole interval lies beyond chance', axis: 'line: interval; dot: mean; mark: chance',
+  head: (layer: string, head: string) => `Layer ${layer} · Head ${head}`,
+  highest: (head: string, mean: string, chance: string, unit: string) => `${head} has the highest mean, ${mean} ${unit}; chance would give ${chance}.`,
+}
+
+const zh: typeof en = {
+  exported: '图谱在服务器那里，而这个文件里没有：请用 `klieg serve` 打开。',
+  waiting: '正在询问有哪些图谱。',
+  none: '启动服务器时没有给它图谱。请用自己的文本做一份，再打开：',
+  title: '每个头在一批语料上做什么', atlas: '图谱', score: '指标', kind: '哪一种注意力',
+  counts: (model, tokens, texts) => `${model} · ${texts} 段文本，共 ${tokens} 个词元`, more: '语料还没有读完',
+  units: { share: '份额', nats: '奈特', tokens: '词元' },
+  grid: '各头的这一指标', missing: '没有文本有此指标',
+  opens: '点一个头就打开它。', closed: (model) => `要打开头，请在启动服务器时给出它的模型 ${model}`,
+  columns: { head: '头', mean: '均值', chance: '随机基线', texts: '文本数' }, interval: '95% 置信区间',
+  table: '全部头', beyond: '粗体：整个区间都在随机基线之外', axis: '线是区间，点是均值，竖记是随机基线',
+  head: (layer, head) => `第 ${layer} 层 · 第 ${head} 头`,
+  highest: (head, mean, chance, unit) => `${head}的均值最高：${mean} ${unit}；随机基线为 ${chance}。`,
+}
+
+export const WORDS: Record<Language, typeof en> = { en, zh }
