@@ -196,9 +196,12 @@ def first_trace() -> bytes:
 
 
 def main() -> None:
+    import gallery
+
     from klieg.explorer.first import FILE
 
     FILE.write_bytes(first_trace())
+    gallery.refresh()
     for path in ENGLISH + CHINESE:
         text, chinese = path.read_text("utf-8"), path in CHINESE
         with tempfile.TemporaryDirectory() as folder:

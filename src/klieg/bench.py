@@ -8,6 +8,8 @@ later run can pass with what an earlier one left behind.
 
 from __future__ import annotations
 
+import platform
+import re
 import subprocess
 import sys
 import time
@@ -179,3 +181,10 @@ def _status(name: str) -> int:
     """A size that the kernel knows of this process, in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
+
+
+def machine() -> tuple[str, int]:
+    """By what figures of the clock are signed: the processor's name, and the threads that torch computes on."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.+)$", info.read_text("utf-8"), re.MULTILINE) if info.exists() else None
+    return named[1] if named else platform.processor() or platform.machine(), torch.get_num_threads()

@@ -64,7 +64,7 @@ def test_what_is_shown_is_what_was_found(address: str, page) -> None:
                                             "all => all.map(e => Number(e.getAttribute('cy')))")
         drawn_first = sorted(range(len(heights)), key=lambda at: heights[at])
         assert drawn_first == sorted(range(len(heights)), key=lambda at, own=columns[0]: -own[at])   # the highest is on top
-    page.locator("details:has(code) summary").click()
+    page.locator("details:has(code) summary").first.click()
     assert dict(zip(page.locator("th code").all_inner_texts(), values(page, "tr:has(code) td data"), strict=True)) == dict(
         found.numbers)
     box = page.locator(".charts figure svg").nth(1).bounding_box()

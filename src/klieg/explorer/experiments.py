@@ -19,6 +19,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from klieg.bench import machine
 from klieg.errors import KliegError
 from klieg.explorer.exports import Kind, Language, drawn, file, plain, theme
 from klieg.explorer.jobs import Tell, streamed_by, worked
@@ -76,7 +77,9 @@ def routes() -> APIRouter:
 
     @router.get("/labs")
     def labs() -> dict:
-        return {"labs": [{**_told(name), "seconds": found.seconds(name)} for name in NAMES]}
+        processor, threads = machine()
+        return {"labs": [{**_told(name), "seconds": found.seconds(name)} for name in NAMES],
+                "machine": {"name": processor, "threads": threads}}
 
     @router.post("/labs")
     async def run(asked: Asked, request: Request) -> StreamingResponse:

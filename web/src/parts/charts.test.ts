@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { every, four, limits } from './charts'
+import { depth, every, four, limits } from './charts'
 
 const of = (...values: number[]) => ({ series: [{ name: ['a', 'b'] as [string, string], values }], bars: false })
 
@@ -10,6 +10,14 @@ test('from 0, but for lines that are far from it', () => {
   expect(limits(of(-2, 3))).toEqual([-2, 3])
   expect(limits(of(-3, -2))).toEqual([-3, 0])
   expect([limits(of(5, 5)), limits(of(0, 0))]).toEqual([[0, 5], [0, 1]])
+})
+
+test('on powers of ten 0 has no place', () => {
+  const chart = { ...of(0, 0.01, 1), logarithmic: true }, ends = limits(chart)
+  expect(ends).toEqual([0.01, 1])
+  expect([1, 0.1, 0.01, 0].map((value) => depth(value, ends, true))).toEqual([0, 0.5, 1, null])
+  expect(depth(5, [0, 10])).toBe(0.5)
+  expect([limits({ ...of(0, 0), logarithmic: true }), limits({ ...of(5), logarithmic: true })]).toEqual([[0.1, 1], [0.5, 5]])
 })
 
 test('four digits', () => {

@@ -7,10 +7,11 @@ import { json, post, ServerError } from '../../wire/source'
 import type { Table } from './soft'
 
 export interface Lab { name: string; title: Pair; claim: Pair; source: string; command: string; table: Table | null; seconds: number | null }
-export interface Found { charts: Chart[]; conclusion: Pair; numbers: Record<string, number>; seconds: number }
+export interface Found { charts: Chart[]; conclusion: Pair; numbers: Record<string, number>; measured?: Record<string, number>; seconds: number }
 
 export class Laboratory {
   labs = $state.raw<Lab[]>([])
+  machine = $state.raw({ name: '', threads: 0 })   // on which they run
   found = $state<Record<string, Found>>({})
   running = $state<string | null>(null)   // the lab that runs, or waits for another one's end
   elapsed = $state<number | null>(null)   // seconds since it began; null while it waits
@@ -27,7 +28,9 @@ export class Laboratory {
 
   async list(): Promise<void> {
     try {
-      this.labs = (await json<{ labs: Lab[] }>('api/labs')).labs
+      const told = await json<{ labs: Lab[]; machine: { name: string; threads: number } }>('api/labs')
+      this.labs = told.labs
+      this.machine = told.machine
       this.known()
     } catch (e) {
       this.error = this.#line(e)
