@@ -62,6 +62,7 @@ SHOTS = [
          ".kl, .ranking tbody tr:nth-child(10)"),
     Shot("compare", {"text": "我吃了一个苹果", "compare.text": "苹果发布了新手机", "layer": "3", "head": "1", "lang": "zh"},
          "data.cosine, td.p.b data, .one + .one canvas"),
+    Shot("flow", {"text": "The cat chased the mouse, and the mouse ran into its", "model": "chat"}, "tr[data-way=value]"),
 ]
 
 
