@@ -76,6 +76,16 @@ def test_another_token_and_without_the_first(address: str, page) -> None:
     assert page.locator(".to button").first.is_disabled()
 
 
+def test_another_text_is_followed_to_its_last_token(address: str, page) -> None:
+    drawn(page, address + "&flow.token=3")
+    until(page, "document.querySelectorAll('[data-effect]').length === 3")
+    page.fill("#text", "I love the little cat")
+    page.press("#text", "Enter")
+    wanted = flow(CHAT.own, "I love the little cat", name="chat")
+    until(page, "document.querySelectorAll('[data-effect]').length === it", wanted.token)
+    same(page, wanted)
+
+
 def test_a_long_text_waits_to_be_asked_and_can_be_stopped(address: str, page) -> None:
     long = "The cat sat by the house and the dog ran to the sea. " * 8
     drawn(page, address.replace(TEXT, long))

@@ -127,7 +127,7 @@ def test_what_was_run_is_there_when_its_link_is_opened_and_can_be_saved(address:
         if name == "JSON":
             assert json.loads(body)["numbers"] == dict(find("ages").run().numbers)
         assert body[:4] == {"SVG": b"<svg", "PNG": b"\x89PNG", "HTML": b"<!do", "JSON": b'{"na'}[name]
-    page.keyboard.press("ArrowDown")
+    page.keyboard.press("]")
     until(page, "location.hash.includes('labs.name=' + it)", NAMES[NAMES.index("ages") + 1])
     assert page.locator(".tools .menu").count() == 0        # nothing was found yet
 

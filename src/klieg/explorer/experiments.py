@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 
 from klieg.bench import machine
 from klieg.errors import KliegError
+from klieg.explorer.desk import Desk
 from klieg.explorer.exports import Kind, Language, drawn, file, plain, theme
 from klieg.explorer.jobs import Tell, streamed_by, worked
 from klieg.explorer.spoken import line
@@ -71,8 +72,8 @@ class Found:
         return self._found[name][0]
 
 
-def routes() -> APIRouter:
-    """The routes."""
+def routes(desk: Desk) -> APIRouter:
+    """The routes, on a desk; labs wait for each other, and for nothing else."""
     router, turns, found = APIRouter(prefix="/api"), Turns(MOST), Found()
 
     @router.get("/labs")
@@ -105,7 +106,7 @@ def routes() -> APIRouter:
                 return gallery([(name, tried, finding)], lang).encode()
             return drawn(experiment.page(name, tried, finding, theme(dark), language=lang), kind)
 
-        return file(await worked(request, Turns(), job), kind)
+        return file(await worked(request, desk.turns, job), kind)
 
     return router
 

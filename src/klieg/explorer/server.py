@@ -73,7 +73,7 @@ def application(desk: Desk, port: int = 8137, html: str | None = None, key: Key 
     app.include_router(comparisons.routes(desk))
     app.include_router(flows.routes(desk))
     app.include_router(atlases.routes(desk))
-    app.include_router(experiments.routes())
+    app.include_router(experiments.routes(desk))
     _errors(app)
     app.add_middleware(Guard, port=port, headers=headers(html), key=key, names=names)
     return app

@@ -17,5 +17,5 @@ export const ON: Record<Screen, Key[]> = {
   compare: [['← →', 'token'], ['↑ ↓', 'other']],
   flow: [['← →', 'token'], ['F', 'rested'], ['R', 'compute'], ['Esc', 'stop']],
   atlas: [['↑ ↓ ← →', 'move'], ['S', 'score'], ['↵', 'open']],
-  labs: [['↑ ↓', 'lab'], ['R', 'run'], ['Esc', 'stop']],
+  labs: [['[ ]', 'lab'], ['R', 'run'], ['Esc', 'stop']],
 }

@@ -19,7 +19,7 @@ export class Atlases {
   kinds = $derived.by(() => [...new Set(this.open?.rows.map(({ kind }) => kind))])
   kind = $derived.by(() => this.kinds.find((kind) => kind === this.explorer.more['atlas.kind']) ?? this.kinds[0] ?? '')
   rows = $derived.by(() => this.open?.rows.filter(({ kind }) => kind === this.kind) ?? [])
-  shown = $derived.by(() => this.lines.filter(({ kind }) => kind === this.kind))
+  shown = $derived.by(() => (this.#current() ? this.lines.filter(({ kind }) => kind === this.kind) : []))
   by = $derived.by<Column>(() => COLUMNS.find((column) => column === this.explorer.more['atlas.by']?.replace('-', '')) ?? 'mean')
   turned = $derived.by(() => this.explorer.more['atlas.by']?.startsWith('-') ?? false)
   at = $derived.by(() => {
@@ -30,7 +30,7 @@ export class Atlases {
   here = $derived.by(() => this.open !== null && this.explorer.trace?.model.name === this.open.model)
   offered = $derived.by(() => this.here || (this.open !== null && this.explorer.models.includes(this.open.model)))
 
-  saved = $derived.by<Shown | null>(() => (this.open && this.score && this.#shown === this.#path() ? { path: this.#path(), asked: {}, view: {}, formats: ['svg', 'png', 'json'] } : null))
+  saved = $derived.by<Shown | null>(() => (this.#current() ? { path: this.#path(), asked: {}, view: {}, formats: ['svg', 'png', 'json'] } : null))
 
   #wanted = 0
 
@@ -44,7 +44,7 @@ export class Atlases {
     }
   }
 
-  // The lines of the chosen score; those before stay until they are here.
+  // The lines of the chosen score.
   async load(): Promise<void> {
     if (!this.open || !this.score) return
     const wanted = ++this.#wanted, path = this.#path()
@@ -93,6 +93,16 @@ export class Atlases {
     }
   }
 
-  #path = () => `api/atlases/${encodeURIComponent(this.open!.name)}/scores/${this.score!.name}`
-  #line = (e: unknown): string => (e instanceof ServerError ? e.line ?? this.explorer.words.unreachable : String(e))
+  // Whether the lines are those of what is chosen.
+  #current(): boolean {
+    return this.open !== null && this.score !== null && this.#shown === this.#path()
+  }
+
+  #path(): string {
+    return `api/atlases/${encodeURIComponent(this.open!.name)}/scores/${this.score!.name}`
+  }
+
+  #line(e: unknown): string {
+    return e instanceof ServerError ? e.line ?? this.explorer.words.unreachable : String(e)
+  }
 }

@@ -2,13 +2,13 @@
 import { shows } from '../../parts/save'
 import type { Explorer } from '../../state/explorer.svelte'
 import { events } from '../../wire/events'
-import { post, ServerError } from '../../wire/source'
+import { post, ServerError, type Source } from '../../wire/source'
 import type { Found } from './ways'
 
 const AT_ONCE = 48   // tokens up to which a flow is computed without being asked for
 
 export class Following {
-  found = $state.raw<Found | null>(null)
+  found = $state.raw<{ of: Source; flow: Found } | null>(null)
   busy = $state(false)
   done = $state.raw({ done: 0, expected: 1 })   // tokens that were hidden
   error = $state('')
@@ -22,9 +22,13 @@ export class Following {
   })
   withoutFirst = $derived.by(() => this.explorer.more['flow.first'] === 'out')
   // What was found, if it is of the token that is asked for.
-  now = $derived.by(() => (this.found?.token === this.token && this.found.without_first === this.withoutFirst ? this.found : null))
+  now = $derived.by(() => {
+    const { of, flow } = this.found ?? {}
+    return flow && of === this.explorer.source && flow.token === this.token && flow.without_first === this.withoutFirst ? flow : null
+  })
 
   #running: AbortController | null = null
+  #read: Source | null = null   // the text that was followed last
 
   constructor(private readonly explorer: Explorer) {
     shows(explorer, 'flow', () => this.now && {
@@ -40,10 +44,13 @@ export class Following {
     this.explorer.more['flow.first'] = out ? 'out' : 'in'
   }
 
-  // Another text, token or choice: a short text is computed at once.
+  // Another text, token or choice: a short text is computed at once. Another text is followed to its last token.
   renew(): void {
     this.stop()
     this.error = ''
+    const other = this.#read !== null && this.#read !== this.explorer.source
+    this.#read = this.explorer.source
+    if (other) this.explorer.more['flow.token'] = ''
     if (this.count <= AT_ONCE) void this.compute()
   }
 
@@ -54,11 +61,11 @@ export class Following {
     this.done = { done: 0, expected: this.token }
     this.error = ''
     try {
-      const asked = { id: this.explorer.source!.trace.id, token: this.token, without_first: this.withoutFirst }
+      const of = this.explorer.source!, asked = { id: of.trace.id, token: this.token, without_first: this.withoutFirst }
       for await (const { name, body } of events('api/flows', { ...post(asked), signal })) {
         if (signal.aborted) return
         if (name === 'progress') this.done = body as { done: number; expected: number }
-        else this.found = body as Found
+        else this.found = { of, flow: body as Found }
       }
     } catch (e) {
       if (!signal.aborted) this.error = e instanceof ServerError ? e.line ?? this.explorer.words.unreachable : String(e)

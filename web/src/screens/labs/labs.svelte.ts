@@ -56,8 +56,7 @@ export class Laboratory {
 
   async run(): Promise<void> {
     const name = this.open?.name
-    if (!name || this.running === name) return
-    this.stop()
+    if (!name || this.running) return
     const { signal } = (this.#running = new AbortController())
     this.running = name
     this.error = ''
