@@ -9,8 +9,9 @@ from dataclasses import fields
 
 import pytest
 
+from klieg.errors import KliegError
 from klieg.labs import Finding, find
-from klieg.labs.written import plain, read, write
+from klieg.labs.written import plain, read, refusal, write
 from klieg.views.chart import Chart
 
 CHART = Chart(("A", "甲"), ("n", "个数"), ("1", "2"), ("bits", "比特"),
@@ -36,6 +37,12 @@ def test_what_is_written_is_read_back(found: Finding) -> None:
     assert not same(read(json.dumps(changed)), found)
 
 
+def test_a_refusal_keeps_both_languages() -> None:
+    with pytest.raises(KliegError, match="no texts") as raised:
+        read(refusal(KliegError("no texts.", zh="没有文本。")))
+    assert raised.value.zh == "没有文本。"
+
+
 def test_no_number_is_a_mistake_of_the_lab() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write(Finding((), ("a", "甲"), {"none": float("nan")}))
@@ -45,4 +52,6 @@ def test_a_process_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-m", "klieg.labs", "ages"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stderr == "" and same(read(done.stdout), find("ages").run())
     refused = subprocess.run([sys.executable, "-m", "klieg.labs", "age"], capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 1 and refused.stderr == "" and "there is no lab 'age'" in json.loads(refused.stdout)["error"]
+    assert refused.returncode == 1 and refused.stderr == ""
+    with pytest.raises(KliegError, match="there is no lab 'age'"):
+        read(refused.stdout)

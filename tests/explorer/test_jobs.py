@@ -14,7 +14,7 @@ import pytest
 from loops import finished
 
 from klieg.errors import KliegError
-from klieg.explorer.jobs import Event, streamed, worked
+from klieg.explorer.jobs import Event, streamed, streamed_by, worked
 from klieg.explorer.turns import Gone, Turn, Turns
 
 
@@ -173,3 +173,19 @@ def test_a_stream_ends_when_its_asker_goes() -> None:
     assert finished(lines(asker, turns, endless))
     with turns.turn():
         pass
+
+
+def test_a_job_that_tells_keeps_its_turn_until_it_offers_it() -> None:
+    """What is told by hand is sent as it comes, and nothing but the job itself gives its turn on."""
+    turns, seen = Turns(), []
+
+    def job(turn: Turn, tell: Callable) -> None:
+        tell("first", {"n": 1})
+        seen.append(turn.held)
+        tell("last", {"n": 2})
+
+    async def asked() -> list[str]:
+        answer = await streamed_by(Asker(), turns, job)
+        return [piece async for piece in answer.body_iterator]
+
+    assert finished(asked()) == ['event: first\ndata: {"n": 1}\n\n', 'event: last\ndata: {"n": 2}\n\n'] and seen == [True]

@@ -67,8 +67,7 @@ def test_what_is_shown_is_what_was_found(address: str, page) -> None:
     page.locator("details:has(code) summary").first.click()
     assert dict(zip(page.locator("th code").all_inner_texts(), values(page, "tr:has(code) td data"), strict=True)) == dict(
         found.numbers)
-    box = page.locator(".charts figure svg").nth(1).bounding_box()
-    page.mouse.move(box["x"] + 54, box["y"] + 60)
+    page.locator(".charts .room svg").first.hover(position={"x": 60, "y": 60})
     answer = next(iter(found.charts[0].series.values()))[0]
     until(page, "document.querySelector('.charts .said').textContent.includes(it)", f"{answer!r}".removesuffix(".0"))
 

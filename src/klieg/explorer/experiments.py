@@ -6,12 +6,12 @@ time; the page goes on computing beside it. What a lab found is kept while the s
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -138,13 +138,13 @@ def apart(name: str, step: Callable[[float], None]) -> tuple[Finding, float]:
     KliegError here.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        begun, next = time.perf_counter(), 0.0
+        begun, due = time.perf_counter(), 0.0
         process = subprocess.Popen(command(name), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         try:
             while process.poll() is None:
-                if (now := time.perf_counter() - begun) >= next:
+                if (now := time.perf_counter() - begun) >= due:
                     step(now)
-                    next = now + EVERY
+                    due = now + EVERY
                 time.sleep(LOOK)
         finally:
             process.kill()
@@ -152,18 +152,16 @@ def apart(name: str, step: Callable[[float], None]) -> tuple[Finding, float]:
         seconds = time.perf_counter() - begun
         out.seek(0)
         err.seek(0)
-        if process.returncode == 0:
-            return read(out.read().decode()), seconds
-        raise _refused(name, process.returncode, out.read(), err.read())
+        return _read(name, process.returncode, out.read(), err.read()), seconds
 
 
-def _refused(name: str, status: int, out: bytes, err: bytes) -> KliegError:
-    """Why a lab gave nothing."""
-    try:
-        told = json.loads(out)
-        return KliegError(told["error"], zh=told["zh"])
-    except (ValueError, TypeError, KeyError):
-        last = (err.decode("utf-8", "replace").strip().splitlines() or [f"status {status}"])[-1]
-        why = "".join(c if c.isprintable() else "\ufffd" for c in last)[:300]
-        return KliegError(f"the lab {name!r} ended before it found anything ({why}); try `klieg lab {name}`.",
-                          zh=f"实验 {name!r} 没有得出结果就结束了（{why}）；请试试 `klieg lab {name}`。")
+def _read(name: str, status: int, out: bytes, err: bytes) -> Finding:
+    """What the process of a lab said; KliegError where it broke."""
+    with suppress(ValueError, TypeError, KeyError):     # it says nothing, or nothing whole
+        found = read(out.decode())
+        if status == 0:
+            return found
+    last = (err.decode("utf-8", "replace").strip().splitlines() or [f"status {status}"])[-1]
+    why = "".join(c if c.isprintable() else "\ufffd" for c in last)[:300]
+    raise KliegError(f"the lab {name!r} ended before it found anything ({why}); try `klieg lab {name}`.",
+                     zh=f"实验 {name!r} 没有得出结果就结束了（{why}）；请再运行一次，或换一个实验。")

@@ -58,7 +58,7 @@ async def streamed(request: Request, turns: Turns, job: Callable[[Turn], Iterato
 
 
 async def streamed_by(request: Request, turns: Turns, job: Callable[[Turn, Tell], None],
-               said: Callable[[KliegError], str] = str) -> StreamingResponse:
+                      said: Callable[[KliegError], str] = str) -> StreamingResponse:
     """What `job(turn, tell)` tells, a name and a body each, as server-sent events while it runs.
 
     What goes wrong before the first event is raised here; a KliegError after it is an event "error", as it is `said`.

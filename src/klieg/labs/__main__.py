@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from klieg.errors import KliegError
 from klieg.labs import find
-from klieg.labs.written import write
+from klieg.labs.written import refusal, write
 
 
 def main(name: str) -> int:
@@ -19,7 +18,7 @@ def main(name: str) -> int:
     try:
         line = write(find(name).run())
     except KliegError as error:
-        line, status = json.dumps({"error": str(error), "zh": error.zh}, ensure_ascii=False), 1
+        line, status = refusal(error), 1
     sys.stdout.buffer.write(f"{line}\n".encode())
     return status
 

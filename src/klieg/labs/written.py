@@ -1,4 +1,5 @@
-"""What a lab found as one line of JSON, so that it can run in a process of its own, and as a Finding again."""
+"""What a lab found, or why it refused, as one line of JSON, so that it can run in a process of its own; and that line again
+as what it was."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from klieg.errors import KliegError
 from klieg.labs import Finding
 from klieg.views.chart import Chart
 
@@ -23,9 +25,16 @@ def plain(found: Finding) -> dict[str, Any]:
             **{name: dict(value) if isinstance(value, Mapping) else value for name, value in rest.items()}}
 
 
+def refusal(error: KliegError) -> str:
+    """One line too, in both languages as far as it has them."""
+    return json.dumps({"error": str(error), "zh": error.zh}, ensure_ascii=False)
+
+
 def read(line: str) -> Finding:
-    """What was written."""
+    """What was written; a refusal is raised."""
     said = json.loads(line)
+    if "error" in said:
+        raise KliegError(said["error"], zh=said["zh"])
     charts = [{**chart, "series": {tuple(one["name"]): one["values"] for one in chart["series"]}} for chart in said["charts"]]
     return Finding(**{**_paired(said), "charts": tuple(Chart(**_paired(chart)) for chart in charts)})
 
