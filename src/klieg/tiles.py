@@ -140,9 +140,9 @@ class Scores:
     def columns(self, rows: slice, wide: int) -> Iterator[slice]:
         """Blocks of at most `wide` keys, of the keys within reach of these rows; none that the mask hides altogether."""
         seen = self.seen(rows)
-        return (columns for columns in blocks(seen.start, seen.stop, wide) if not self.hidden(rows, columns))
+        return (columns for columns in blocks(seen.start, seen.stop, wide) if not self.skipped(rows, columns))
 
-    def hidden(self, rows: slice, columns: slice) -> bool:
+    def skipped(self, rows: slice, columns: slice) -> bool:
         """Whether the mask hides a tile altogether, as far as it is cheap to know."""
         return hides_all(self.mask, self.slots(rows), self.keys(columns))
 
@@ -167,7 +167,7 @@ class Scores:
         mask = narrow(self.mask, slots, keys)
         if len(mask.rules) == 0:
             return None
-        if all(rule.kind in ("causal", "window") for rule in mask.rules):
+        if all(rule.kind in ("causal", "window") and not rule.scattered for rule in mask.rules):
             rules = tuple((rule.kind, rule.size) for rule in mask.rules)
             return _relative(rules, slots.start - keys.start, len(slots), len(keys), device)
         return _forbidden(mask, slots, keys, device)

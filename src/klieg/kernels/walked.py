@@ -61,7 +61,7 @@ def _tiles(scores: Scores, wide: int) -> Iterator[tuple[slice, slice]]:
             cuts = [min(max(n - scores.first_key, seen.start), seen.stop) for n in (slots.start, slots.stop)]
             cuts = [seen.start, *(cuts if seen.stop - seen.start > wide else []), seen.stop]
             yield from ((block, columns) for a, b in pairwise(cuts) for columns in blocks(a, b, wide)
-                        if not scores.hidden(block, columns))
+                        if not scores.skipped(block, columns))
 
 
 def _of(probe: Tensor | None, batch: slice, heads: slice, count: int) -> Tensor | None:
