@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from klieg.analysis.flow import correlation
 from klieg.analysis.reader import Reader
 from klieg.attention import Mask
 from klieg.changes import Heads, Mute, changed
 from klieg.errors import KliegError
-from klieg.labs import NAMES, Finding, cost, embeddings, experts, find, groups, positions, readers, recall, similarity, too
-from klieg.labs.questions import VALUES
-from klieg.labs.readers import REACH, READERS, WIDTH
+from klieg.labs import NAMES, Finding, cost, embeddings, experts, find, groups, positions, recall, similarity, too
 from klieg.layers import Context
 from klieg.models import load
 from klieg.watch import trace
@@ -363,132 +360,6 @@ def test_experts_muted_losses_are_those_of_the_muted_model() -> None:
             p = changed(model, changes)(ids)[0].double().log_softmax(-1)
         assert losses[place] == pytest.approx(-(p[1, 400] + p[3, 300]).item() / 2, abs=1e-4)
     assert len(losses) == 49 and len(set(losses)) > 40
-def test_readers_learn_and_what_they_learn_is_counted() -> None:
-    """By a reader that answers right up to 12 tokens back, and of everything else says 0."""
-
-    def notebook(ids: Tensor) -> Tensor:
-        logits = torch.zeros(*ids.shape, VALUES)
-        for row, out in zip(ids.tolist(), logits, strict=True):
-            for place, id in enumerate(row):
-                told = next((n for n in range(place - 1, max(place - 13, -1), -1) if row[n] > VALUES), None)
-                out[place, 0 if told is None or id != VALUES else row[told] - VALUES - 1] = 1
-        return logits
-
-    shares = recall.accuracy(notebook, keys=1, texts=1000)
-    assert shares[:3] == [1, 1, 1] and shares[3:] == pytest.approx([1 / VALUES] * 3, abs=0.06)
-
-
-class Fading(nn.Module):
-    """h_n = x_n + half of h_(n - 1): what comes n places later has 2^-n of a token's weight."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        place = torch.arange(x.shape[1])
-        return torch.where(place[:, None] >= place, 0.5 ** (place[:, None] - place), 0) @ x
-
-
-def test_gradients_fade_as_the_closed_form_says() -> None:
-    torch.manual_seed(0)
-    shares = recall.gradients(readers.Reader(Fading(), WIDTH, VALUES + 1 + VALUES))
-    assert shares == pytest.approx([0.5 ** n for n in recall.DISTANCES], rel=1e-4)
-
-
-@pytest.mark.slow
-def test_recall() -> None:
-    finding, back = found("recall"), recall.EDGES[-2]
-    numbers = finding.numbers
-    far = {(name, keys): numbers[f"right, {name}, keys {keys}, from {back} back"] for name in READERS for keys in (1, 4)}
-    near = {(name, keys): numbers[f"right, {name}, keys {keys}, from 1 back"] for name in READERS for keys in (1, 4)}
-    assert far["Transformer", 1] > 0.98 and far["Transformer", 4] > 0.98
-    # Where it has learnt next to nothing for lack of reach, the CNN answers by chance; within its reach it knows.
-    assert near["CNN", 1] > 0.98 and near["CNN", 4] > 0.95
-    assert far["CNN", 1] == pytest.approx(1 / VALUES, abs=0.05) and far["CNN", 4] == pytest.approx(1 / VALUES, abs=0.06)
-    assert all(numbers[f"gradient, CNN, {when}, {n} back"] == 0 for when in ("fresh", "trained")
-               for n in recall.DISTANCES if n > REACH)
-    # The claim does not hold of gates: an LSTM copies from as far as attention, if it has but one thing to keep.
-    assert far["LSTM", 1] > 0.95 > 0.8 > far["LSTM", 4] > far["RNN", 4] - 0.05 and far["RNN", 1] < 0.9
-    ends = {name: numbers[f"gradient, {name}, fresh, {recall.DISTANCES[-1]} back"] for name in READERS}
-    assert ends["RNN"] < 1e-12 and ends["LSTM"] < 1e-8 and ends["Transformer"] > 1e-5
-    assert numbers["gradient, LSTM, trained, 63 back"] > 0.1
-    said = finding.conclusion[0]
-    assert "Only the Transformer remembers from there in every task. Yet LSTM learnt one of them" in said
-    assert finding.measured["seconds, RNN, n 512"] > 3 * finding.measured["seconds, RNN, n 64"]
-
-
-def test_what_is_said_of_memory_is_what_was_found() -> None:
-    def said(sure: set[str], arrives: float) -> str:
-        return recall._memory({keys: {name: 0.95 if name in sure else 0.3 for name in READERS} for keys in (1, 4)},
-                              dict.fromkeys(READERS, arrives) | {"Transformer": 1.0})[0]
-
-    assert said({"Transformer"}, 1e-9) == "Only the Transformer remembers from there in every task."
-    assert said(set(), 1e-9).startswith("None remembers")
-    assert said({"RNN", "LSTM", "CNN"}, 1e-9).startswith("In every task RNN and LSTM and CNN remember from there. Yet RNN and")
-    assert "Yet" not in said({"RNN", "LSTM", "Transformer"}, 0.5)
-
-
-@pytest.mark.slow
-def test_groups() -> None:
-    finding = found("groups")
-    loss = {name: [finding.numbers[f"loss, {name}, seed {seed}"] for seed in groups.SEEDS] for name in groups.WAYS}
-    # Far below what knows only how often each token comes, and not below what can be known.
-    assert all(0 < x < 0.3 for each in loss.values() for x in each)
-    gap = sum(loss["MQA"]) / 3 - sum(loss["MHA"]) / 3
-    assert f"MQA's loss is {gap:+.4f} nats" in finding.conclusion[0] and abs(gap) < 0.05
-    speed = {name: finding.measured[f"tokens a second, {name}"] for name in groups.WAYS}
-    assert speed["MQA"] > 1.2 * speed["MHA"] and speed["GQA"] > 1.1 * speed["MHA"]
-
-
-def test_the_cache_is_as_large_as_the_groups_are_many() -> None:
-    """2 layers of 384 / 8 = 48 numbers a group, for keys and for values, 4 bytes each."""
-    held, speed = groups._decoded(prompt=20, rounds=2)
-    assert held == {name: 2 * 2 * count * 48 * 4 for name, count in groups.WAYS.items()}
-    assert all(x > 0 for x in speed.values())
-
-
-def test_what_the_groups_save_the_feed_forward_gets() -> None:
-    with torch.random.fork_rng():
-        for width, inner in ((96, 256), (384, 1024)):
-            counts = {groups.build(groups.shape(count, width, inner, 2, 16)).parameter_count for count in groups.WAYS.values()}
-            assert len(counts) == 1
-
-
-def test_what_is_said_of_groups_is_what_was_found() -> None:
-    beside = [1.00, 1.02]
-    for losses, verdict in (([1.02, 1.02], "no loss is seen."), ([1.0, 1.0], "no loss is seen."),
-                            ([1.04, 1.04], "it costs quality."), ([0.9, 0.9], "it is better, its feed-forward being wider.")):
-        said = groups._quality("GQA", losses, beside)
-        assert said[0].endswith(f"0.0200 apart: {verdict}") and f"{sum(losses) / 2 - 1.01:+.4f}" in said[0]
-        assert f"{sum(losses) / 2 - 1.01:+.4f}" in said[1]
-
-
-@pytest.mark.slow
-def test_cost() -> None:
-    finding = found("cost")
-    powers = {name: finding.measured[f"exponent of time, {name}"] for name in cost.KERNELS}
-    assert all(1.5 < power < 2.8 for power in powers.values())
-    held = {name: [finding.measured[f"megabytes, {name}, n {n}"] for n in cost.WEIGHED] for name in cost.KERNELS}
-    whole = 4 * 8192**2 / 1e6
-    assert held["dense"][-1] > whole > 5 * max(held["streamed"][-1], held["native"][-1])
-    assert held["dense"][2] > 6 * held["dense"][0] and held["streamed"][2] < 3 * held["streamed"][0]
-    assert "only dense stores it" in finding.conclusion[0] and max(finding.numbers.values()) < 1e-5
-
-
-def test_what_is_said_of_cost_is_what_was_found() -> None:
-    powers = {"dense": 2.1, "streamed": 1.9}
-    measured = {f"exponent of time, {name}": power for name, power in powers.items()}
-    measured |= {f"seconds, {name}, n 1024": 0.5 for name in powers}
-
-    def said() -> str:
-        return cost._conclusion((512, 1024), {"dense": 1e-7}, measured)[0]
-
-    assert "All are near n²." in said() and "The memory was not measured." in said() and "compiled kernel is missing" in said()
-    measured |= {"megabytes, dense, n 1024": 4.5, "megabytes, streamed, n 1024": 0.4}
-    assert "peak is, in MB: dense 4.5, streamed 0.4; only dense stores it." in said()
-    measured |= {"exponent of time, streamed": 1.2, "megabytes, dense, n 1024": 4.1}
-    assert "streamed: less than n². dense: near n²." in said() and "; none stores it." in said()
-
-
-def test_the_slope_is_the_power() -> None:
-    assert cost._exponent((512, 1024, 4096), [3 * n**1.5 for n in (512, 1024, 4096)]) == pytest.approx(1.5)
 
 
 def test_an_unknown_lab() -> None:

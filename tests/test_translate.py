@@ -204,3 +204,11 @@ def test_only_translators_translate(both: Translator) -> None:
         Translator.load("trnslate")
     with pytest.raises(TypeError, match="list of texts"):
         both.translate("I love you", "de")
+
+
+def test_a_translator_is_widened_when_it_is_loaded(one: Translator, tmp_path: Path) -> None:
+    """Its steps have more rows than matrices kept in bfloat16 are good for."""
+    models.save(tmp_path, one.model, one.tokenizer, dtype=torch.bfloat16)
+    again = Translator.load(str(tmp_path)).model
+    assert {x.dtype for x in again.state_dict().values()} == {torch.float32}
+    assert all(torch.equal(x, one.model.state_dict()[name].bfloat16().float()) for name, x in again.state_dict().items())

@@ -106,6 +106,7 @@ def load(name: str) -> tuple[Model, Tokenizer]:
     folder = find(name)
     config = parse_config(checkpoint.read_config(folder), str(folder / "config.json"))
     model = outline(config)
+    # A step of a beam has more rows than the native product of kept matrices is quick for.
     keep = half.worthwhile if isinstance(model, Llama) else lambda matrix: False
     derived = model.sine_tables() if isinstance(model, Marian) else {}
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}

@@ -191,7 +191,7 @@ def _forbidden(mask: Mask, slots: range, keys: range, device: torch.device) -> T
                          torch.arange(keys.start, keys.stop, device=device))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _relative(rules: tuple[tuple[str, int], ...], first: int, rows: int, columns: int, device: torch.device) -> Tensor:
     """_forbidden() where only distances matter: on the diagonal it is the same for every block and head."""
     mask = Mask(tuple(Rule(kind, size) for kind, size in rules))

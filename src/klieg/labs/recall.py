@@ -139,8 +139,8 @@ def _conclusion(numbers: Mapping[str, float], tasks: Sequence[int], lengths: Seq
         chinese.append(f"{task[1]}，相隔 {first} 到 {last} 个词元，答对的百分比：{said[1]}。")
     english.append(f"Chance is {100 / VALUES:.0f}; the CNN's layers reach {REACH} tokens back and no further.")
     chinese.append(f"瞎猜为 {100 / VALUES:.0f}；CNN 的各层只够得着 {REACH} 个词元。")
-    said = _each(arrives, ".1e")
-    english.append(f"Of the gradient at the question, so much gets {DISTANCES[-1]} tokens back before training: {said[0]}.")
+    said = _each(arrives, ".2g")
+    english.append(f"Of the gradient at the question this share gets {DISTANCES[-1]} tokens back before training: {said[0]}.")
     chinese.append(f"训练之前，提问处的梯度能传回 {DISTANCES[-1]} 个词元的份额：{said[1]}。")
     for one, other in (_memory(far, arrives), _time(lengths, seconds)):
         english.append(one)
@@ -179,10 +179,11 @@ def _time(lengths: Sequence[int], seconds: ByReader) -> Words:
     longest, ratio = f"{lengths[-1]:,}", f"{lengths[-1] / lengths[0]:g}"
     recurrent = min(("RNN", "LSTM"), key=lambda name: seconds[name][-1])
     faster = f"{seconds[recurrent][-1] / seconds['Transformer'][-1]:.1f}"
-    return (f"On this machine a text {ratio} times as long takes so many times the time: {said[0]}. At {longest} tokens the "
-            f"{quickest} is the quickest, and the Transformer {faster} times as fast as the {recurrent}.",
-            f"在这台机器上，文本长到 {ratio} 倍，用时变为：{said[1]}（倍）。{longest} 个词元时最快的是 {quickest}，"
-            f"Transformer 的速度是 {recurrent} 的 {faster} 倍。")
+    square = f"{(lengths[-1] / lengths[0])**2:g}"
+    return (f"On this machine a text {ratio} times as long takes longer by a factor of: {said[0]}; n² would be {square}. At "
+            f"{longest} tokens the {quickest} is the quickest, and the Transformer {faster} times as fast as the {recurrent}.",
+            f"在这台机器上，文本长到 {ratio} 倍，用时是原来的：{said[1]} 倍；按 n² 应为 {square} 倍。"
+            f"{longest} 个词元时最快的是 {quickest}，Transformer 的速度是 {recurrent} 的 {faster} 倍。")
 
 
 LAB = Lab(("RNN, LSTM, CNN and Transformer", "RNN、LSTM、CNN 与 Transformer"),
