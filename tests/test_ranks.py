@@ -292,7 +292,7 @@ SAID = {
     "all of an lse": (r"lse is \(2, 3, 37\)",) * 2,
     "part of a mask": ("covers 30 of 37 keys",) * 2,
     "gradients": ("has no gradients",) * 2,
-    "masks": (r"rank 0 and rank 1 differ in mask: \[\['causal', 0\]\] and \[\]",) * 2,
+    "masks": (r"rank 0 and rank 1 differ in mask: \[\['causal', 0, 0\]\] and \[\]",) * 2,
     "same rows": ("rows 0 to 8 are held by two ranks",) * 2,
     "no rows": ("rows 0 to 4 are held by no rank",) * 2,
     "not a number": ("rank 1 stopped: the log-sum-exp of text 0, head 0, row 9 is not a number", "^the log-sum-exp"),

@@ -256,7 +256,7 @@ def _meet(tensors: dict[str, Tensor | None], mask: Mask, rows: Sequence[slice], 
     def say(_: None) -> dict:
         held = [(x.start, x.stop) for x in rows]
         count = sum(stop - start for start, stop in held)
-        about = {"mask": [(rule.kind, (rule.size, rule.global_tokens) if rule.table is None else tuple(rule.table.shape))
+        about = {"mask": [(rule.kind, rule.size if rule.table is None else tuple(rule.table.shape), rule.global_tokens)
                           for rule in mask.rules]}
         for name, x in tensors.items():
             axes = 4 if name in ("q", "k", "v") else 3
