@@ -68,7 +68,7 @@ def grammar(
     json_file: Json = None,
     lang: Language = None,
 ) -> None:
-    """See whether a model finds right sentences likelier than wrong ones.
+    """See whether right sentences are likelier than wrong ones.
 
     Minimal pairs of sentences that differ by a fault, by phenomenon, with intervals.
     """

@@ -24,7 +24,7 @@ def serve(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     lang: Language = None,
 ) -> None:
-    """Open the Explorer in the browser, on models, traces and atlases."""
+    """Open the Explorer on models, traces and atlases."""
     from klieg import models
     from klieg.analysis.atlas import Atlas
     from klieg.explorer.desk import Desk
