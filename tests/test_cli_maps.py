@@ -57,6 +57,15 @@ def dense(folder: Path, text: str) -> tuple[list[int], tuple[torch.Tensor, ...]]
 
 # ---- klieg map ----
 
+def test_a_long_text_has_a_finer_map(book: Path, llama: Path, monkeypatch) -> None:
+    assert [reading.buckets(n) for n in (1, 32_768, 32_769, 100_003, 131_072, 10**6)] == [256, 256, 257, 782, 1024, 1024]
+    monkeypatch.setattr(reading, "FEWEST", 3)
+    monkeypatch.setattr(reading, "TOKENS", 10)
+    assert run("map", book, "--model", llama, "-o", "map.klieg").status == 0
+    call = Trace.load(Path("map.klieg")).calls[0]
+    assert call.survey.map_mean.shape[2:] == (-(-call.queries // 10), -(-call.keys // 10))
+
+
 def test_map_writes_a_trace_of_the_models_own_weights(book: Path, llama: Path) -> None:
     ran = run("map", book, "--model", llama, "-o", "map.klieg", "--top", "4", "--map", "8")
     assert ran.status == 0, ran.err

@@ -20,8 +20,19 @@ if TYPE_CHECKING:
     from klieg.foreign import Foreign
 
 
-def bundled(name: str, text: str, spec: SurveySpec, tokens: int | None) -> Trace:
-    """The whole trace of a model that comes with Klieg."""
+FEWEST, TOKENS, MOST = 256, 128, 1024
+
+
+def buckets(count: int) -> int:
+    """Rows and columns of the pooled maps of a text of `count` tokens: one for TOKENS of them, but FEWEST to MOST.
+
+    A long map that is looked at in parts too large to be computed while one waits is then there already.
+    """
+    return min(max(-(-count // TOKENS), FEWEST), MOST)
+
+
+def bundled(name: str, text: str, top: int, pooled: int | None, tokens: int | None) -> Trace:
+    """The whole trace of a model that comes with Klieg; see watched()."""
     from klieg.models import load
     from klieg.watch import trace
 
@@ -29,13 +40,14 @@ def bundled(name: str, text: str, spec: SurveySpec, tokens: int | None) -> Trace
     if tokens is not None:
         # trace() cuts a text where the model's positions end.
         decoder.positions = min(tokens, decoder.positions)
-    return trace((decoder, tokenizer), text, cut=tokens is not None, name=name, spec=spec)
+    return trace((decoder, tokenizer), text, cut=tokens is not None, name=name, spec=_spec(top, pooled, decoder.positions))
 
 
-def watched(name: str, text: str, spec: SurveySpec, tokens: int | None, layers: list[int] | None,
+def watched(name: str, text: str, top: int, pooled: int | None, tokens: int | None, layers: list[int] | None,
             kept: list[int] | bool | None, out: Path | None, console: Console) -> Trace:
-    """What was watched of any other model, saved to `out` if there is one. layers: those to survey, None for all; kept:
-    those whose q and k are kept, None for all and False for none."""
+    """What was watched of any other model, saved to `out` if there is one. top and pooled: as SurveySpec has them, None for
+    as many buckets() as the text is long; layers: those to survey, None for all; kept: those whose q and k are kept, None
+    for all and False for none."""
     from klieg import foreign
     from klieg.views.progress import counted
     from klieg.watch import watch
@@ -45,6 +57,7 @@ def watched(name: str, text: str, spec: SurveySpec, tokens: int | None, layers: 
     for option, numbers in (("layers", layers), ("keep", kept)):
         if isinstance(numbers, list) and numbers and max(numbers) >= model.shape[0]:
             raise KliegError(f"--{option} names layer {max(numbers)}; {name!r} has layers 0 to {model.shape[0] - 1}.")
+    spec = _spec(top, pooled, len(ids))
     needed = _cost(model, len(ids), spec, layers, kept)
     if out is not None:
         _announce(model, len(ids), needed, kept, out, console)
@@ -61,6 +74,10 @@ def watched(name: str, text: str, spec: SurveySpec, tokens: int | None, layers: 
     if out is not None:
         found.save(out)
     return found
+
+
+def _spec(top: int, pooled: int | None, count: int) -> SurveySpec:
+    return SurveySpec(top=top, map=buckets(count) if pooled is None else pooled)
 
 
 def _cost(model: Foreign, count: int, spec: SurveySpec, layers: list[int] | None,

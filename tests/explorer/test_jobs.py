@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+import torch
 from loops import finished
 
 from klieg.errors import KliegError
@@ -111,6 +112,30 @@ def test_jobs_that_wait_keep_no_other_from_asking() -> None:
         return took
 
     assert finished(all_of_them()) < 10
+
+
+def test_a_job_computes_with_as_many_threads_as_it_says() -> None:
+    def counted(turn: Turn) -> int:
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        turns = Turns()
+        assert [finished(worked(Asker(), turns, counted, threads)) for threads in (1, None, 2, None)] == [1, 3, 2, 3]
+
+        def long(turn: Turn) -> list[int]:
+            while not turns.wanted:
+                time.sleep(0.0005)
+            turn.offer()
+            return [torch.get_num_threads()]
+
+        async def side_by_side() -> list:
+            return await asyncio.gather(worked(Asker(), turns, long, 1), worked(Asker(), turns, counted))
+
+        assert finished(side_by_side()) == [[1], 3]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_a_job_held_is_free_when_it_has_ended() -> None:

@@ -27,8 +27,9 @@ N, HEAD = 210, 1
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch) -> None:
-    """Squares so small that a map of 210 tokens has several."""
+    """Tiles so small that a map of 210 tokens has several, of four squares each."""
     monkeypatch.setattr(chunks, "SIDE", 64)
+    monkeypatch.setattr(chunks, "SQUARE", 32)
     monkeypatch.setattr(chunks, "WHOLE", 32)
     monkeypatch.setattr(links, "SIDE", 64)
     monkeypatch.setattr(links, "OPENED", 200)
@@ -94,18 +95,41 @@ def test_the_whole_map(spec: SurveySpec | None, first: bool) -> None:
     _, found = asked(trace, f"whole/0/{HEAD}?first={str(first).lower()}")
     same(trace, found)
     assert found["keys"][0] == (0 if first else 1) and found["rows"][-1] == found["keys"][-1] == N
-    assert found["max"].shape[0] == (spec.map if spec else 27)
+    assert found["max"].shape[0] == (min(spec.map, 32) if spec else 27)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("rows", "keys"), [("0:70", "0:70"), ("0:40", "0:33"), ("69:70", "1:70"), ("30:70", "0:1")])
+def test_the_survey_s_own_map_part_by_part(rows: str, keys: str, first: bool) -> None:
+    trace = made(SurveySpec(top=4, map=70))
+    body, _ = asked(trace, f"whole/0/{HEAD}")
+    assert body["stored"] == [70, 70]
+    _, found = asked(trace, f"surveyed/0/{HEAD}?rows={rows}&keys={keys}&first={str(first).lower()}")
+    same(trace, found)
+    (top, bottom), (left, right) = (map(int, span.split(":")) for span in (rows, keys))
+    assert found["rows"].tolist() == [3 * n for n in range(top, bottom + 1)]
+    assert found["keys"].tolist() == [3 * n or 1 - first for n in range(left, right + 1)]
+
+
+def test_a_map_that_is_no_finer_than_the_whole_has_no_parts() -> None:
+    for spec in (None, SurveySpec(top=4, map=20), SurveySpec(top=4, map=0)):
+        assert asked(made(spec), f"whole/0/{HEAD}")[0]["stored"] is None
 
 
 def test_a_square_is_computed_once_and_goes_with_its_call(monkeypatch) -> None:
     trace, kept, computed = made(), Chunks(), []
     monkeypatch.setattr(chunks, "pool", lambda *given: computed.append(given) or pool(*given))
     for bucket in (16, 32, 64, 16):
-        kept.tile(trace.calls[0], HEAD, (64, 128), (0, 64), bucket)
-    assert len(computed) == 1 and len(kept._squares) == 1
+        kept.tile(trace.calls[0], HEAD, (64, 128), (0, 64), bucket, next_turn())
+    assert len(computed) == 4 and len(kept._squares) == 1
+    kept.tile(trace.calls[0], HEAD, (64, 96), (0, 64), 16, next_turn())
+    assert len(computed) == 4
+    for _ in range(3):
+        kept.whole(trace.calls[0], HEAD, False, next_turn())
+    assert len(computed) == 4 + 16   # its buckets are of 8 tokens, finer than a square's
     del trace
     computed.clear()
-    assert len(kept._squares) == 0
+    assert len(kept._squares) == len(kept._wholes) == 0
 
 
 def test_cells() -> None:
@@ -164,7 +188,8 @@ def next_turn(gone: bool = False):
 
 def test_a_long_search_ends_when_nobody_waits() -> None:
     for job in (lambda turn: strongest(Chunks(), made().calls[0], HEAD, (0, N), (0, N), 5, turn),
-                lambda turn: Chunks().whole(made().calls[0], HEAD, True, turn)):
+                lambda turn: Chunks().whole(made().calls[0], HEAD, True, turn),
+                lambda turn: Chunks().tile(made().calls[0], HEAD, (0, 64), (0, 64), 16, turn)):
         with pytest.raises(Gone):
             job(next_turn(gone=True))
 
@@ -198,13 +223,22 @@ def test_a_learned_sink_is_in_the_sum() -> None:
     assert body["weight"] == pytest.approx(math.exp(s[7].item()) / (s.exp().sum().item() + math.exp(2)), rel=1e-9)
 
 
+@pytest.mark.parametrize(("rows", "keys"), [("0:71", "0:2"), ("0:2", "70:71"), ("2:2", "0:2"), ("0:2", "2:1")])
+def test_a_survey_s_map_has_no_more_than_it_has(rows: str, keys: str) -> None:
+    desk = Desk({}, {"file": made(SurveySpec(top=0, map=70))})
+    client = TestClient(application(desk, 8137, "<p>"), base_url="http://127.0.0.1:8137")
+    answer = client.get(f"/api/traces/file/surveyed/0/{HEAD}?rows={rows}&keys={keys}")
+    assert answer.status_code == 422 and "0:70" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("path", [
     "tiles/0/1?rows=0:300&keys=0:64&bucket=16", "tiles/0/1?rows=64:0&keys=0:64&bucket=16",
     "tiles/0/1?rows=0:65&keys=0:64&bucket=16", "tiles/0/9?rows=0:64&keys=0:64&bucket=16",
     "tiles/7/0?rows=0:64&keys=0:64&bucket=16", "tiles/0/1?rows=a&keys=0:64&bucket=16", "tiles/0/1?rows=0:64&keys=0:64&bucket=0",
     "tiles/0/1?rows=0:64&keys=0:64", "cells/0/1?rows=0:999999999&keys=0:2",
     "cells/0/1?rows=0:2&keys=5:5", "cells/0/1/500/0", "cells/0/1/0/500", "cells/0/5/0/0", "links/0/1?rows=0:2&keys=0:500",
-    "links/0/1?rows=0:2&keys=0:2&count=0", "whole/0/4", "whole/0/1?first=perhaps", "whole/-1/0"])
+    "links/0/1?rows=0:2&keys=0:2&count=0", "whole/0/4", "whole/0/1?first=perhaps", "whole/-1/0",
+    "surveyed/0/1?rows=0:2&keys=0:2", "surveyed/0/4?rows=0:2&keys=0:2"])
 def test_what_there_is_not_is_refused_in_one_line(path: str) -> None:
     client = TestClient(application(Desk({}, {"file": made()}), 8137, "<p>"), base_url="http://127.0.0.1:8137")
     answer = client.get(f"/api/traces/file/{path}")

@@ -32,13 +32,17 @@ BY = ("entropy (nats): how spread a row is; sharpest: its largest weight; distan
       "weight on the first token; own: on the query's own; beside: on the tokens next to it; received: what the most attended "
       "key gets of all weight. All but the last are means over the queries. By default a table of all.")
 
+POOLED = ("Rows and columns of the pooled map of every head; by default 256, of a long text one for every 128 tokens, at most "
+          "1024.")
+
+
 def map_text(
     text_file: Annotated[str, typer.Argument(metavar="TEXTFILE", help="A text in UTF-8; - reads standard input.")],
     out: Out,
     model: Annotated[str, typer.Option("--model", "-m", help="A folder, a Hugging Face id, or a bundled name.")] = "chat",
     layers: Annotated[str | None, typer.Option(metavar="0,5,...", help="Survey only these layers; by default all.")] = None,
     top: Annotated[int, typer.Option(min=0, help="The largest weights of every row that are kept.")] = 16,
-    pooled: Annotated[int, typer.Option("--map", min=0, help="Rows and columns of the pooled map of every head.")] = 256,
+    pooled: Annotated[int | None, typer.Option("--map", min=0, help=POOLED)] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Take the first tokens only.")] = None,
     keep: Annotated[str, typer.Option(metavar="all|none|0,5,...", help="Layers whose q and k are kept, to zoom.")] = "all",
     lang: Language = None,
@@ -46,11 +50,9 @@ def map_text(
     """Watch a model read a text of any length, and save what it saw."""
     from klieg import reading
     from klieg.models import bundled
-    from klieg.survey import SurveySpec
 
     language = shell.language(lang)
     chosen, kept = _numbers("layers", layers), _kept(keep)
-    spec = SurveySpec(top=top, map=pooled)
     if str(out) == "-":
         raise KliegError("--out writes a file; name one, for example -o map.klieg.")
     shell.writable(out)
@@ -58,10 +60,10 @@ def map_text(
     if model in bundled():
         if layers is not None or keep != "all":
             raise KliegError(f"{model!r} comes with Klieg and is traced whole; leave --layers and --keep away.")
-        found = reading.bundled(model, text, spec, tokens)
+        found = reading.bundled(model, text, top, pooled, tokens)
         found.save(out)
     else:
-        found = reading.watched(model, text, spec, tokens, chosen, kept, out, shell.console(error=True))
+        found = reading.watched(model, text, top, pooled, tokens, chosen, kept, out, shell.console(error=True))
     _summary(found, out, language)
 
 
@@ -136,18 +138,17 @@ def _source(source: str, text: str | None) -> Trace:
     from klieg.survey import SurveySpec
     from klieg.trace import Trace
 
-    spec = SurveySpec(top=0, map=0)
     if Path(source).is_file():
         if text is not None:
             raise KliegError(f"{source} is a trace and has its own text; leave the other one away.")
         found = Trace.load(source)
-        found.calls = [call.surveyed(spec) for call in found.calls]
+        found.calls = [call.surveyed(SurveySpec(top=0, map=0)) for call in found.calls]
         return found
     if text is None:
         raise KliegError(f"there is no trace {source!r}; if it is a model, give a text: klieg heads {source} \"I love you\".")
     if source in bundled():
-        return reading.bundled(source, shell.given(text), spec, None)
-    return reading.watched(source, shell.given(text), spec, None, None, False, None, shell.console(error=True))
+        return reading.bundled(source, shell.given(text), 0, 0, None)
+    return reading.watched(source, shell.given(text), 0, 0, None, None, False, None, shell.console(error=True))
 
 
 # ---- what it says ----

@@ -19,24 +19,25 @@ from klieg.explorer.turns import Gone, Turn, Turns
 T = TypeVar("T")
 Event = tuple[str, dict[str, Any]]
 Tell = Callable[[str, dict[str, Any]], None]
-LOOK = 0.2  # seconds between two looks at whether the asker is still there
+LOOK = 0.03  # seconds between two looks at whether the asker is still there
 
 
-async def worked(request: Request, turns: Turns, job: Callable[[Turn], T]) -> T:
-    """What `job(turn)` gives, once it is its turn; Gone if the asker went away first."""
+async def worked(request: Request, turns: Turns, job: Callable[[Turn], T], threads: int | None = None) -> T:
+    """What `job(turn)` gives, once it is its turn, by so many threads or by all; Gone if the asker went away first."""
     gone = threading.Event()
     watching = asyncio.create_task(_watch(request, gone))
     try:
         # A thread for each: a pool full of jobs that wait would keep the next one from even asking for its turn.
-        return await to_thread.run_sync(lambda: in_turn(turns, gone, job), abandon_on_cancel=True, limiter=CapacityLimiter(1))
+        return await to_thread.run_sync(lambda: in_turn(turns, gone, job, threads), abandon_on_cancel=True,
+                                        limiter=CapacityLimiter(1))
     finally:
         gone.set()  # also where the server ends before the job
         watching.cancel()
 
 
-def in_turn(turns: Turns, gone: threading.Event, job: Callable[[Turn], T]) -> T:
-    """What `job(turn)` gives, in this thread; a lack of memory is a KliegError."""
-    with turns.turn(gone) as turn:
+def in_turn(turns: Turns, gone: threading.Event, job: Callable[[Turn], T], threads: int | None = None) -> T:
+    """What `job(turn)` gives, begun in this thread; a lack of memory is a KliegError."""
+    with turns.turn(gone, threads) as turn:
         try:
             return job(turn)
         except (MemoryError, RuntimeError) as e:

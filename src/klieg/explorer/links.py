@@ -64,15 +64,18 @@ def _listed(call: Call, head: int, rows: Span, keys: Span, count: int) -> tuple[
         return [], float("inf")
     listed, there = survey.top_weights[0, head, slice(*rows)].cpu(), survey.top_keys[0, head, slice(*rows)].cpu()
     bound = listed[:, -1].max().item() if listed.shape[1] < call.keys else 0.0
-    aside = (there <= 0) | (there == _aside(call, rows)) | (there < keys[0]) | (there >= keys[1])
+    aside = (there < max(1, keys[0])) | (there == _aside(call, rows))
+    if keys[1] < call.keys:
+        aside |= there >= keys[1]
     return _largest(listed.masked_fill(aside, 0), there, rows[0], count), bound
 
 
 def _largest(weights: torch.Tensor, keys: torch.Tensor, top: int, count: int) -> list[Link]:
-    """The largest of (i, n) weights on these keys, those of 0 aside."""
-    best, places = weights.flatten().topk(min(count, weights.numel()))
-    wide = weights.shape[1]
-    return [Link(top + at // wide, int(keys[at // wide, at % wide]), value)
+    """The largest of (i, n) weights on these keys, those of 0 aside; they stand in the rows with the largest maxima."""
+    rows = weights.amax(1).topk(min(count, len(weights))).indices.sort().values
+    some, wide = weights[rows], weights.shape[1]
+    best, places = some.flatten().topk(min(count, some.numel()))
+    return [Link(top + int(rows[at // wide]), int(keys[rows[at // wide], at % wide]), value)
             for value, at in zip(best.tolist(), places.tolist(), strict=True) if value > 0]
 
 

@@ -1,4 +1,5 @@
-"""The questions of the map: pooled tiles at any zoom, single cells, the strongest links in view, and one weight written out."""
+"""The questions of the map: the survey's own, pooled tiles at any zoom, single cells, the strongest links in view, and one
+weight written out."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Annotated
 import torch
 from fastapi import APIRouter, Query, Request, Response
 
-from klieg.explorer.chunks import Chunks, Span, check
+from klieg.explorer.chunks import Chunks, Span, check, stored
 from klieg.explorer.desk import Desk
 from klieg.explorer.jobs import worked
 from klieg.explorer.links import strongest
@@ -38,12 +39,23 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.get("/whole/{call}/{head}")
     async def whole(id: Id, call: Index, head: Index, request: Request, first: bool = True) -> Response:
-        """The whole map in as many buckets as its survey keeps; without the first token unless `first`."""
+        """The whole map in a few buckets, without the first token unless `first`; and how many buckets there are along both
+        sides of the survey's map, `stored`, where it is finer."""
         def job(turn: Turn) -> Response:
             found = call_of(desk.trace(id), call)
-            return _tile(chunks, found, head, chunks.whole(found, head, first, turn))
+            return _tile(chunks, found, head, chunks.whole(found, head, first, turn), {"stored": stored(found)})
 
-        return await worked(request, desk.turns, job)
+        return await worked(request, desk.turns, job, threads=1)
+
+    @router.get("/surveyed/{call}/{head}")
+    async def surveyed(id: Id, call: Index, head: Index, rows: Range, keys: Range, request: Request,
+                       first: bool = True) -> Response:
+        """A part of the survey's own map, counted in its buckets, as a tile."""
+        def job(turn: Turn) -> Response:
+            found = call_of(desk.trace(id), call)
+            return _tile(chunks, found, head, chunks.surveyed(found, head, span(rows), span(keys), first, turn))
+
+        return await worked(request, desk.turns, job, threads=1)
 
     @router.get("/tiles/{call}/{head}")
     async def tile(id: Id, call: Index, head: Index, rows: Range, keys: Range, bucket: Bucket, request: Request) -> Response:
@@ -51,9 +63,9 @@ def routes(desk: Desk) -> APIRouter:
         rows over all keys."""
         def job(turn: Turn) -> Response:
             found = call_of(desk.trace(id), call)
-            return _tile(chunks, found, head, chunks.tile(found, head, span(rows), span(keys), bucket))
+            return _tile(chunks, found, head, chunks.tile(found, head, span(rows), span(keys), bucket, turn))
 
-        return await worked(request, desk.turns, job)
+        return await worked(request, desk.turns, job, threads=1)
 
     @router.get("/cells/{call}/{head}")
     async def cells(id: Id, call: Index, head: Index, rows: Range, keys: Range, request: Request) -> Response:
@@ -61,7 +73,7 @@ def routes(desk: Desk) -> APIRouter:
         def job(turn: Turn) -> Response:
             return _cells(chunks, call_of(desk.trace(id), call), head, span(rows), span(keys))
 
-        return await worked(request, desk.turns, job)
+        return await worked(request, desk.turns, job, threads=1)
 
     @router.get("/cells/{call}/{head}/{query}/{key}")
     async def one(id: Id, call: Index, head: Index, query: Index, key: Index, request: Request) -> Response:
@@ -69,7 +81,7 @@ def routes(desk: Desk) -> APIRouter:
         def job(turn: Turn) -> Response:
             return packed(*written(call_of(desk.trace(id), call), head, query, key))
 
-        return await worked(request, desk.turns, job)
+        return await worked(request, desk.turns, job, threads=1)
 
     @router.get("/links/{call}/{head}")
     async def links(id: Id, call: Index, head: Index, rows: Range, keys: Range, request: Request, count: Count = 12) -> dict:
@@ -78,15 +90,15 @@ def routes(desk: Desk) -> APIRouter:
             found = strongest(chunks, call_of(desk.trace(id), call), head, span(rows), span(keys), count, turn)
             return {"links": [[link.query, link.key, link.weight] for link in found.links], "exact": found.exact}
 
-        return await worked(request, desk.turns, job)
+        return await worked(request, desk.turns, job, threads=1)
 
     return router
 
 
-def _tile(chunks: Chunks, call: Call, head: int, found: Pooled) -> Response:
+def _tile(chunks: Chunks, call: Call, head: int, found: Pooled, body: dict | None = None) -> Response:
     peaks = chunks.peaks(call, head).cpu()
     top = torch.stack([peaks[a:b].max() for a, b in pairwise(found.row_edges)])
-    return packed({}, {"mean": found.mean, "max": found.max, "top": top, "rows": torch.tensor(found.row_edges),
+    return packed(body or {}, {"mean": found.mean, "max": found.max, "top": top, "rows": torch.tensor(found.row_edges),
                        "keys": torch.tensor(found.key_edges)})
 
 

@@ -7,6 +7,10 @@ it learns there that nobody waits for it any more.
         for layer in layers:
             ...
             turn.offer()             # others may compute now; Gone is raised if the page was closed
+
+A turn comes with the cores, but short jobs that are asked for by the dozen, such as tiles, take one of them: work of a
+few milliseconds that is shared between all ends when the last of them does, and beside a browser that draws with the same
+cores that one may not even have begun. A tile then takes ten times as long, and the page stutters.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 from klieg.errors import KliegError
 
@@ -33,8 +39,8 @@ class Busy(KliegError):
 class Turn:
     """The turn of one job, until its block ends."""
 
-    def __init__(self, turns: Turns, gone: threading.Event) -> None:
-        self._turns, self._gone = turns, gone
+    def __init__(self, turns: Turns, gone: threading.Event, threads: int | None = None) -> None:
+        self._turns, self._gone, self._threads = turns, gone, threads or turns.threads
         self.held = False
 
     def offer(self) -> None:
@@ -57,11 +63,13 @@ class Turn:
         """Give the turn on, where it is held."""
         if self.held:
             self.held = False
+            torch.set_num_threads(self._turns.threads)
             self._turns.release()
 
     def _take(self, again: bool) -> None:
         self._turns.take(self._gone, again)
         self.held = True
+        torch.set_num_threads(self._threads)   # of the whole process, so whoever comes back from an offer says it again
         if self._gone.is_set():
             self.close()
             raise Gone
@@ -74,6 +82,7 @@ class Turns:
         self._lock = threading.Lock()
         self._queue: deque[threading.Event] = deque()
         self._busy, self._most = False, most
+        self.threads = torch.get_num_threads()
 
     @property
     def wanted(self) -> bool:
@@ -106,9 +115,9 @@ class Turns:
                 self._busy = False
 
     @contextmanager
-    def turn(self, gone: threading.Event | None = None) -> Iterator[Turn]:
-        """The turn, for the length of a block."""
-        turn = Turn(self, gone or threading.Event())
+    def turn(self, gone: threading.Event | None = None, threads: int | None = None) -> Iterator[Turn]:
+        """The turn, for the length of a block, with so many threads of torch or with all."""
+        turn = Turn(self, gone or threading.Event(), threads)
         turn.open()
         try:
             yield turn

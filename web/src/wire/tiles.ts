@@ -24,8 +24,13 @@ export interface Written {
   terms: Term[]; others: number; rest: number
 }
 
+// The whole map in a few buckets, and how many buckets there are along both sides of the survey's map, where that is finer.
+export interface Whole extends Tile { stored: [queries: number, keys: number] | null }
+
 export interface HeadMap {
-  whole(first: boolean, signal?: AbortSignal): Promise<Tile>   // without the first token unless `first`
+  whole(first: boolean, signal?: AbortSignal): Promise<Whole>   // without the first token unless `first`
+  // A part of the survey's own map, counted in its buckets; only where it is finer than the whole is given.
+  surveyed?(rows: Span, keys: Span, first: boolean, signal?: AbortSignal): Promise<Tile>
   tile(rows: Span, keys: Span, bucket: number, signal?: AbortSignal): Promise<Tile>
   cells(rows: Span, keys: Span, signal?: AbortSignal): Promise<Cells>
   links(rows: Span, keys: Span, count: number, signal?: AbortSignal): Promise<Links>
@@ -42,8 +47,13 @@ export class Far implements HeadMap {
     `${this.path}${what}/${this.place}${tail}?${new URLSearchParams(Object.entries(asked).map(([name, value]) => [name, `${value}`]))}`
   #region = (rows: Span, keys: Span) => ({ rows: rows.join(':'), keys: keys.join(':') })
 
-  async whole(first: boolean, signal?: AbortSignal): Promise<Tile> {
-    return tileOf((await message(this.#ask('whole', { first: `${first}` }), { signal })).tensors)
+  async whole(first: boolean, signal?: AbortSignal): Promise<Whole> {
+    const { body, tensors } = await message<{ stored: [number, number] | null }>(this.#ask('whole', { first: `${first}` }), { signal })
+    return { ...tileOf(tensors), stored: body.stored }
+  }
+
+  async surveyed(rows: Span, keys: Span, first: boolean, signal?: AbortSignal): Promise<Tile> {
+    return tileOf((await message(this.#ask('surveyed', { ...this.#region(rows, keys), first: `${first}` }), { signal })).tensors)
   }
 
   async tile(rows: Span, keys: Span, bucket: number, signal?: AbortSignal): Promise<Tile> {
@@ -87,11 +97,11 @@ export class Near implements HeadMap {
   #peaks: Promise<Float32Array> | null = null
   constructor(private readonly head: Promise<Head>) {}
 
-  async whole(first: boolean, signal?: AbortSignal): Promise<Tile> {
+  async whole(first: boolean, signal?: AbortSignal): Promise<Whole> {
     const { queries, keys } = (await this.head).call
     let bucket = 1
     while (Math.ceil(Math.max(queries, keys) / bucket) > WHOLE) bucket *= 2
-    return this.tile([0, queries], [first || keys === 1 ? 0 : 1, keys], bucket, signal)
+    return { ...await this.tile([0, queries], [first || keys === 1 ? 0 : 1, keys], bucket, signal), stored: null }
   }
 
   async tile(rows: Span, keys: Span, bucket: number, signal?: AbortSignal): Promise<Tile> {

@@ -8,10 +8,10 @@ import { Painter } from './painter'
 import { bucketOf, floor, largest, POOLS, SCALES, type Limits, type Pool, type Scale } from './shade'
 import { Tiles, type Slot } from './store'
 import { Names, numbered, Searched, UNITS, type Unit } from './units'
-import { around, bucketFor, clamp, inView, NUMBERS, zooms, type Room, type Size, type View } from './view'
+import { around, bucketFor, clamp, inView, NUMBERS, SURVEYED, WHOLE, zooms, type Room, type Size, type View } from './view'
 
 const GRACE = 250     // for which the tiles of the zoom before may stand where finer ones are still to come
-const PAUSE = 120     // without a movement, before what is in view is asked about
+const PAUSE = 90      // between two looks at which tiles are wanted on the way, and whether the view stands still
 export const SQUARE = 132
 const CELL = 44       // pixels of a cell at the closest of the four zooms
 const LINKS = 8
@@ -27,7 +27,7 @@ export class Looking {
   heads = $state(0)                                        // counts the heads that were opened
   room = $state.raw<Room>({ width: 0, height: 0 })
   settled = $state.raw<View>({ x: 0, y: 0, scale: 1 })   // the view when it last stood still
-  bucket = $state(0)                                       // tokens of a bucket as they are drawn; 0 is the whole map
+  bucket = $state(WHOLE)                                   // tokens of a bucket as they are drawn, WHOLE or SURVEYED
   loading = $state(0)                                      // tiles in view that are still to come
   arrived = $state(0)                                      // counts the tiles that came
   limits = $state.raw<Limits>({ low: 1e-7, high: 1 })
@@ -59,6 +59,7 @@ export class Looking {
 
   #map: HeadMap | null = null
   #timer = 0
+  #still = true
   #grace = 0
   #asked = new AbortController()
   #wanted = 0
@@ -95,6 +96,7 @@ export class Looking {
     this.#map = source!.map(call, head, near)
     const tiles = new Tiles(this.#map, this.size, () => this.#came(), (e) => this.#failed(e))
     this.painter = new Painter(tiles)
+    if (this.bucket === SURVEYED) this.bucket = WHOLE   // of this head it is not known yet
     if (marks) this.painter.marks = marks
     this.links = null
     if (!same) {
@@ -155,13 +157,18 @@ export class Looking {
 
   #moved(): void {
     this.under = null
+    this.#still = false
     this.redraw()
-    if (this.#timer) return
-    // Tiles are asked for on the way; the rest when it stands still.
-    this.#timer = window.setTimeout(() => {
-      this.#timer = 0
-      this.settle()
-    }, PAUSE)
+    this.#timer ||= window.setTimeout(this.#look, PAUSE)
+  }
+
+  // Tiles are asked for on the way; the rest, which costs more than a frame has, when it stands still.
+  #look = (): void => {
+    this.#timer = 0
+    if (this.#still) return this.settle()
+    this.#still = true
+    this.#want(this.moving.view)
+    this.#timer = window.setTimeout(this.#look, PAUSE)
   }
 
   // ---- what is in view ----
@@ -171,6 +178,7 @@ export class Looking {
   settle(): void {
     if (!this.painter || !this.room.width) return
     this.settled = { ...this.moving.view }
+    this.#still = true
     this.#colour()
     this.#want(this.moving.view)
     const { rows, keys } = inView(this.moving.view, this.room, this.size)
@@ -179,13 +187,26 @@ export class Looking {
     void this.#search(rows, keys)
   }
 
+  // Tokens along a bucket of the whole map as it came, or before that as it will.
   get #whole(): number {
     const tile = this.painter?.tiles.whole[1].tile
-    const most = Math.max(this.size.queries, this.size.keys)
-    return tile ? Math.ceil(most / Math.max(tile.rows.length - 1, tile.keys.length - 1)) : Math.ceil(most / 256)
+    return this.#along(tile ? Math.max(tile.rows.length, tile.keys.length) - 1 : 256)
   }
 
-  #bucketOf = (scale: number, room = this.room): number => bucketFor(scale, this.sharp, room, this.#whole, this.call!.kept)
+  get #surveyed(): number {
+    const found = this.painter?.tiles.surveyed
+    return found ? this.#along(Math.max(...found)) : 0
+  }
+
+  #along = (buckets: number): number => Math.ceil(Math.max(this.size.queries, this.size.keys) / buckets)
+
+  // Tokens along a bucket as it is drawn.
+  get tokens(): number {
+    return this.bucket === WHOLE ? this.#whole : this.bucket === SURVEYED ? this.#surveyed : this.bucket
+  }
+
+  #bucketOf = (scale: number, room = this.room): number =>
+    bucketFor(scale, this.sharp, room, { whole: this.#whole, surveyed: this.#surveyed, kept: this.call!.kept })
 
   // Asks for the tiles of a view and of the squares beside it, what is nearest to the middle first.
   #want(view: View): void {
@@ -219,7 +240,7 @@ export class Looking {
 
   #came(): void {
     if (!this.painter) return
-    this.arrived++
+    if (!this.#timer || !this.arrived) this.arrived++   // what else is drawn follows when the view stands still
     const view = this.moving.target, bucket = this.#bucketOf(view.scale)
     this.#switch(bucket, [...this.painter.touched(view, this.room, bucket, this.#list)])
     this.#colour()

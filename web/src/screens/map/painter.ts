@@ -6,9 +6,10 @@ import { INKS, type Theme } from '../../parts/palette'
 import { ramp, shade, step, type Limits, type Pool, type Ramp, type Scale } from './shade'
 import type { Slot, Tiles } from './store'
 import type { Names } from './units'
-import { NUMBERS, side, ticks, unitAt, type Room, type View } from './view'
+import { NUMBERS, ticks, unitAt, WHOLE, type Room, type View } from './view'
 
 const MOST = 400   // tiles in one picture
+const PAINTING = 4   // milliseconds of a frame after which no other tile's picture is begun
 
 export interface Look { theme: Theme; pool: Pool; scale: Scale; limits: Limits; bucket: number }
 export interface Marks {
@@ -45,20 +46,22 @@ export class Painter {
   touched(view: View, room: Room, bucket: number, into: Slot[]): Slot[] {
     into.length = 0
     const first = this.look.scale !== 'hide'
-    if (bucket === 0) {
+    if (bucket === WHOLE) {
       into.push(this.tiles.whole[first ? 1 : 0])
       return into
     }
-    const { queries, keys } = this.tiles.size, step = side(bucket)
-    const r0 = Math.floor(view.y / step), r1 = Math.ceil(Math.min(queries, view.y + room.height / view.scale) / step)
-    const c0 = Math.floor(view.x / step), c1 = Math.ceil(Math.min(keys, view.x + room.width / view.scale) / step)
+    const { tiles } = this, { queries, keys } = tiles.size
+    const last = (start: number, pixels: number, count: number) => Math.ceil(Math.min(count, start + pixels / view.scale) - 1e-9) - 1
+    const r0 = tiles.place(bucket, 0, view.y), r1 = tiles.place(bucket, 0, last(view.y, room.height, queries)) + 1
+    const c0 = tiles.place(bucket, 1, view.x), c1 = tiles.place(bucket, 1, last(view.x, room.width, keys)) + 1
     if ((r1 - r0) * (c1 - c0) > MOST) return into
-    for (let r = r0; r < r1; r++) for (let c = c0; c < c1; c++) into.push(this.tiles.at(bucket, r, c, first))
+    for (let r = r0; r < r1; r++) for (let c = c0; c < c1; c++) into.push(tiles.at(bucket, r, c, first))
     return into
   }
 
-  // The map itself, in a window at (left, top) of the canvas, in CSS pixels; `sharp` is pixels of the device in one.
-  map(ctx: CanvasRenderingContext2D, view: View, room: Room, left: number, top: number, bucket: number, sharp: number): void {
+  // The map itself, in a window at (left, top) of the canvas, in CSS pixels; `sharp` is pixels of the device in one. Whether
+  // all of it is drawn: pictures of new tiles that one frame has no time for stay sunk paper until the next.
+  map(ctx: CanvasRenderingContext2D, view: View, room: Room, left: number, top: number, bucket: number, sharp: number): boolean {
     const { queries, keys } = this.tiles.size, inks = INKS[this.#theme]
     ctx.save()
     ctx.beginPath()
@@ -67,10 +70,15 @@ export class Painter {
     ctx.fillStyle = inks.sunk
     ctx.fillRect(left, top, room.width, room.height)
     ctx.imageSmoothingEnabled = false
-    const list = this.touched(view, room, bucket, this.#list)
-    for (let n = 0; n < list.length; n++) this.#tile(ctx, list[n], view, room, left, top, sharp)
+    const list = this.touched(view, room, bucket, this.#list), until = performance.now() + PAINTING
+    let all = true
+    for (let n = 0; n < list.length; n++) {
+      if (list[n].tile && !list[n].picture && performance.now() > until) all = false
+      else this.#tile(ctx, list[n], view, room, left, top, sharp)
+    }
     if (this.look.scale === 'hide') this.#hatch(ctx, view, room, left, top)
     ctx.restore()
+    return all
   }
 
   #tile(ctx: CanvasRenderingContext2D, slot: Slot, view: View, room: Room, left: number, top: number, sharp: number): void {

@@ -1,13 +1,14 @@
 // The tiles of one head: which are there, which are asked for, and which are given back when others need their room.
 import type { HeadMap, Span, Tile } from '../../wire/tiles'
-import { side, type Size } from './view'
+import { BUCKETS, side, SURVEYED, WHOLE, type Size } from './view'
 
-const KEPT = 200      // tiles, at most half a MiB each and their pictures
+const KEPT = 400      // tiles, at most half a MiB each and their pictures
 const AT_ONCE = 3     // questions under way, so that what is wanted next is not behind many others
 
 export interface Slot {
   key: number
-  bucket: number               // 0: the whole map
+  bucket: number               // tokens of a bucket, WHOLE or SURVEYED
+  part: [Span, Span] | null    // of the survey's map: where it lies in its buckets
   rows: Span
   keys: Span
   first: boolean               // whether it has the first token's column
@@ -26,29 +27,50 @@ export class Tiles {
   readonly #slots = new Map<number, Slot>()
   readonly #running = new Map<Slot, AbortController>()
   #wanted: Slot[] = []
+  #stored: [number, number] | null = null
   #closed = false
 
   constructor(readonly map: HeadMap, readonly size: Size, private readonly changed: (slot: Slot) => void, private readonly failed: (e: unknown) => void) {
-    const slot = (first: boolean): Slot => this.#made(-1 - Number(first), 0, [0, size.queries], [first ? 0 : 1, size.keys], first)
+    const slot = (first: boolean): Slot => this.#made(-1 - Number(first), WHOLE, [0, size.queries], [first ? 0 : 1, size.keys], first)
     this.whole = [slot(false), slot(true)]
+  }
+
+  // How many buckets the survey's own map has along both sides; none before the whole is there, and where it is no finer.
+  get surveyed(): [number, number] | null {
+    return this.map.surveyed ? this.#stored : null
+  }
+
+  // The row (axis 0) or column (1) of tiles of such buckets in which a token stands.
+  place(bucket: number, axis: 0 | 1, token: number): number {
+    if (bucket !== SURVEYED) return Math.floor(token / side(bucket))
+    const count = axis ? this.size.keys : this.size.queries, buckets = this.#stored![axis]
+    return Math.floor((Math.ceil(((Math.floor(token) + 1) * buckets) / count) - 1) / BUCKETS)
   }
 
   // The tile in a row and column of tiles of such buckets.
   at(bucket: number, row: number, column: number, first: boolean): Slot {
     const hides = column === 0 && !first
-    const key = ((Math.log2(bucket) * 65536 + row) * 65536 + column) * 2 + (hides ? 1 : 0)
+    const key = (((bucket === SURVEYED ? 63 : Math.log2(bucket)) * 65536 + row) * 65536 + column) * 2 + (hides ? 1 : 0)
     let found = this.#slots.get(key)
     if (!found) {
-      const step = side(bucket), { queries, keys } = this.size
-      found = this.#made(key, bucket, [row * step, Math.min((row + 1) * step, queries)],
-        [hides ? Math.min(1, keys - 1) : column * step, Math.min((column + 1) * step, keys)], !hides)
+      const { queries, keys } = this.size, down = this.#span(bucket, row, queries, 0), across = this.#span(bucket, column, keys, 1)
+      found = this.#made(key, bucket, down.tokens, [hides ? Math.min(1, keys - 1) : across.tokens[0], across.tokens[1]], !hides)
+      if (bucket === SURVEYED) found.part = [down.buckets, across.buckets]
       this.#slots.set(key, found)
     }
     return found
   }
 
+  // Of the n-th tile along an axis: its tokens, and of the survey's map its buckets.
+  #span(bucket: number, n: number, count: number, axis: 0 | 1): { tokens: Span; buckets: Span } {
+    const all = bucket === SURVEYED ? this.#stored![axis] : Math.ceil(count / bucket), step = bucket === SURVEYED ? BUCKETS : side(bucket) / bucket
+    const buckets: Span = [n * step, Math.min((n + 1) * step, all)]
+    const token = (edge: number) => (bucket === SURVEYED ? Math.floor((edge * count) / all) : Math.min(edge * bucket, count))
+    return { tokens: [token(buckets[0]), token(buckets[1])], buckets }
+  }
+
   #made(key: number, bucket: number, rows: Span, keys: Span, first: boolean): Slot {
-    return { key, bucket, rows, keys, first, tile: null, score: null, lse: null, picture: null, shaded: -1, text: null, failed: false }
+    return { key, bucket, part: null, rows, keys, first, tile: null, score: null, lse: null, picture: null, shaded: -1, text: null, failed: false }
   }
 
   // These and no others are to be had, in this order.
@@ -106,9 +128,15 @@ export class Tiles {
   }
 
   async #fill(slot: Slot, signal: AbortSignal): Promise<void> {
-    const { bucket, rows, keys, first } = slot
+    const { bucket, rows, keys, first, part } = slot
+    if (bucket === WHOLE) {
+      const found = await this.map.whole(first, signal)
+      this.#stored = found.stored
+      slot.tile = found
+      return
+    }
     if (bucket !== 1) {
-      slot.tile = bucket ? await this.map.tile(rows, keys, bucket, signal) : await this.map.whole(first, signal)
+      slot.tile = part ? await this.map.surveyed!(...part, first, signal) : await this.map.tile(rows, keys, bucket, signal)
       return
     }
     const { weight, score, lse, top } = await this.map.cells(rows, keys, signal)

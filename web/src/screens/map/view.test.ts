@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { around, bucketFor, clamp, fit, inView, LARGEST, side, ticks, unitAt, zoom, zooms } from './view'
+import { around, bucketFor, clamp, fit, inView, LARGEST, side, SURVEYED, ticks, unitAt, WHOLE, zoom, zooms } from './view'
 
 const room = { width: 640, height: 640 }, size = { queries: 131072, keys: 131072 }
 
@@ -23,16 +23,29 @@ test('a zoom leaves the token under the pointer where it is', () => {
 test('a bucket is never narrower than a pixel of the device, so that no large weight falls between two', () => {
   for (const sharp of [1, 1.5, 2]) {
     for (let scale = LARGEST; scale > 0.004; scale *= 0.83) {
-      const bucket = bucketFor(scale, sharp, room, 512, true)
-      if (bucket === 0) expect(512 * scale).toBeLessThanOrEqual(6)
-      else {
-        expect(bucket * scale * sharp).toBeGreaterThanOrEqual(1 - 1e-9)
-        if (bucket > 1) expect((bucket / 2) * scale * sharp).toBeLessThan(1)
+      for (const surveyed of [0, 128]) {
+        const bucket = bucketFor(scale, sharp, room, { whole: 512, surveyed, kept: true })
+        if (bucket === WHOLE) expect(512 * scale).toBeLessThanOrEqual(6)
+        else if (bucket === SURVEYED) {
+          expect(128 * scale * sharp).toBeGreaterThanOrEqual(1 - 1e-9)
+          expect(surveyed * scale).toBeLessThanOrEqual(6)
+        } else {
+          expect(bucket * scale * sharp).toBeGreaterThanOrEqual(1 - 1e-9)
+          if (bucket > 1) expect((bucket / 2) * scale * sharp).toBeLessThan(1)
+        }
       }
     }
   }
-  expect(bucketFor(LARGEST, 1, room, 512, false)).toBe(0)   // nothing finer was kept
-  expect(bucketFor(640 / 200, 1, room, 1, true)).toBe(1)    // a short text needs no pooling
+  const none = { whole: 512, surveyed: 0, kept: false }
+  expect(bucketFor(LARGEST, 1, room, none)).toBe(WHOLE)     // nothing finer was kept
+  expect(bucketFor(LARGEST, 1, room, { ...none, surveyed: 128 })).toBe(SURVEYED)
+  expect(bucketFor(640 / 200, 1, room, { whole: 1, surveyed: 0, kept: true })).toBe(1)    // a short text needs no pooling
+})
+
+test('what was surveyed need not be computed: between the whole map and 16k tokens nothing is', () => {
+  const all = { whole: 512, surveyed: 128, kept: true }
+  for (let tokens = 16_400; tokens <= 131_072; tokens += 500) expect(bucketFor(640 / tokens, 1, room, all)).toBeLessThanOrEqual(0)
+  expect([100_000, 70_000, 20_000, 16_000].map((tokens) => bucketFor(640 / tokens, 1, room, all))).toEqual([WHOLE, SURVEYED, SURVEYED, 32])
 })
 
 test('tiles are of at most 256 x 256 buckets and 4,096 x 4,096 tokens', () => {

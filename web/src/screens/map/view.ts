@@ -8,10 +8,14 @@ export interface Size { queries: number; keys: number }
 
 export const LARGEST = 64        // pixels of a cell
 export const NUMBERS = 24        // from this size on, cells carry numbers
-export const SIDE = 4096         // tokens along a tile, at most: what the server computes at once
+export const SIDE = 4096         // tokens along a computed tile, at most; of small buckets half as many, which the server
+const SQUARE = 2048              // computes at once
+const WIDE = 64                  // tokens of a bucket from which on it may compute several squares
 export const BUCKETS = 256       // buckets along a tile
-const COARSE = 6                 // pixels up to which a square of the whole map may grow before finer tiles are asked for,
-const MANY = 16_384              // where so many tokens are in view that finer ones would take seconds
+const COARSE = 6                 // pixels up to which a bucket of the survey may grow before finer ones are computed,
+const MANY = 16_384              // where so many tokens are in view that this would take seconds
+export const WHOLE = 0           // in the place of a bucket's tokens: the whole map in one tile,
+export const SURVEYED = -1       // or the survey's own buckets, where those are finer
 
 // A head that can only be seen whole, where q and k were not kept, may be looked at more closely but gets no finer.
 export const smallest = (room: Room, size: Size): number => Math.min(LARGEST, room.width / size.keys, room.height / size.queries)
@@ -50,18 +54,25 @@ export function inView(view: View, room: Room, size: Size): { rows: [number, num
   return { rows: span(view.y, room.height, size.queries), keys: span(view.x, room.width, size.keys) }
 }
 
-// How many tokens a bucket holds: never less than a pixel is wide, so that none can fall between two of them; 0 is the
-// whole map as the survey pooled it, with buckets of `whole` tokens.
-export function bucketFor(scale: number, sharp: number, room: Room, whole: number, kept: boolean): number {
+// The tokens along a bucket of the whole map and of the survey's own (0 where that is no finer), and whether finer ones can be
+// computed.
+export interface Known { whole: number; surveyed: number; kept: boolean }
+
+// How many tokens a bucket holds: never less than a pixel is wide, so that none can fall between two of them; WHOLE and SURVEYED
+// have none.
+export function bucketFor(scale: number, sharp: number, room: Room, { whole, surveyed, kept }: Known): number {
   const most = Math.max(room.width, room.height) / scale > MANY ? COARSE : 1.5
-  if (!kept || (whole > 1 && whole * scale <= most)) return 0
+  const finer = surveyed > 0 && surveyed * scale * sharp >= 1 - 1e-9
+  if (whole > 1 && whole * scale <= (finer ? 1.5 : most)) return WHOLE
+  if (finer && (!kept || surveyed * scale <= most)) return SURVEYED
+  if (!kept) return WHOLE
   let bucket = 1
   while (bucket * scale * sharp < 1 - 1e-9) bucket *= 2
   return bucket
 }
 
-// Tokens along a tile of such buckets.
-export const side = (bucket: number): number => Math.min(SIDE, BUCKETS * bucket)
+// Tokens along a tile of computed buckets.
+export const side = (bucket: number): number => Math.min(bucket < WIDE ? SQUARE : SIDE, BUCKETS * bucket)
 
 // Round places along an axis, at least `room` pixels from each other: their tokens, counted in words or lines where `starts` are.
 export function ticks(from: number, to: number, scale: number, room: number, starts: Int32Array | null): number[] {
