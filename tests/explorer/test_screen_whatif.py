@@ -125,8 +125,10 @@ def test_a_refusal_is_said_and_can_be_taken_back(address: str, page) -> None:
     page.keyboard.press("Backspace")
     page.locator(".prediction [role=alert]").wait_for(state="detached")
     drawn(page, address + "#lang=en&screen=whatif&model=saved")
-    page.locator(".ranking [role=alert]").wait_for()
-    assert "not started with the model" in page.locator(".ranking [role=alert]").inner_text()
+    # Said before anybody tries: nothing can be pressed, and nothing was refused.
+    until(page, "document.querySelector('.chips p').textContent.includes('not started with the model')")
+    assert page.locator("main .act:not(:disabled), #sharpness:not(:disabled)").count() == 0
+    assert page.locator("main [role=alert]").count() == 0
 
 
 def test_the_prediction_after_another_token(address: str, page) -> None:

@@ -160,3 +160,14 @@ def test_a_ranking_that_cannot_be_is_one_line_before_anything_is_sent(client: Te
     for asked, says in known:
         answer = client.post("/api/suppositions/ranks", json=asked)
         assert answer.status_code == 422 and says in answer.json()["error"]
+
+
+def test_whether_anything_can_be_changed_is_known_before_anybody_tries(client: TestClient, desk: Desk,
+                                                                        readers: dict[str, Reader]) -> None:
+    ids = {name: desk.put(made(name, TEXT)) for name in (readers["own"].name, "neo", "maker", "gone")}
+    assert client.get(f"/api/suppositions/{ids[readers['own'].name]}").json() == {}
+    for name, says in (("neo", "no model of Klieg's own"), ("maker", "no model that can run again"),
+                       ("gone", "not started with the model")):
+        answer = client.get(f"/api/suppositions/{ids[name]}")
+        assert answer.status_code == 422 and says in answer.json()["error"]
+    assert client.get("/api/suppositions/none").status_code == 404

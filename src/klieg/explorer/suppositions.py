@@ -26,7 +26,7 @@ from klieg.explorer.spoken import line
 from klieg.explorer.turns import Turn
 from klieg.trace import Trace
 from klieg.views import supposition
-from klieg.whatif import effects, whatif
+from klieg.whatif import effects, loaded, whatif
 
 BEST = 8      # likeliest tokens of each pass that are compared
 MOST = 100    # changes at once
@@ -68,6 +68,16 @@ def routes(desk: Desk) -> APIRouter:
             told["after"]["id"] = desk.put(found.after)
             findings.keep(found, before, open or before, asked.after)
             return told
+
+        return await worked(request, desk.turns, job)
+
+    @router.get("/suppositions/{id}")
+    async def changeable(id: Id, request: Request) -> dict:
+        """Nothing where the model that read an open text can read it again with changes; else why it cannot, as a refusal."""
+        def job(turn: Turn) -> dict:
+            _, reader, _ = _asked(desk, Text(id=id))
+            loaded(_model(reader), reader.name)
+            return {}
 
         return await worked(request, desk.turns, job)
 

@@ -75,3 +75,12 @@ test('while the model is not there nothing can be changed', () => {
   shown(looks)
   expect([...screen.getAllByRole<HTMLButtonElement>('button'), slider()].every((control) => control.disabled)).toBe(true)
 })
+
+test('where nothing can be changed nothing can be pressed', async () => {
+  const { whatif } = shown()
+  for (const why of [null, 'this model cannot be changed.']) {
+    whatif.fixed = why
+    await tick()
+    expect([...screen.getAllByRole<HTMLButtonElement>('button'), slider()].every((control) => control.disabled)).toBe(true)
+  }
+})

@@ -28,6 +28,7 @@ export class Supposition {
   effects = $state.raw<Effect[]>([])
   ranking = $state(false)
   refused = $state('')                        // why there is no ranking
+  fixed = $state<string | null>('')           // why nothing can be changed; null until that is known
   wanted = $state<View>('before')             // the map that was chosen
   spot = $state.raw<Cell | null>(null)        // the chosen edge
 
@@ -37,7 +38,8 @@ export class Supposition {
     const given = this.explorer.more['whatif.after'] ?? ''
     return /^\d{1,9}$/.test(given) && Number(given) < (this.explorer.trace?.tokens.length ?? 0) ? Number(given) : null
   })
-  live = $derived.by(() => !this.explorer.exported && !this.explorer.shipped && this.explorer.source !== null)
+  here = $derived.by(() => !this.explorer.exported && !this.explorer.shipped && this.explorer.source !== null)
+  live = $derived.by(() => this.here && this.fixed === '')
   count = $derived.by(() => this.explorer.trace?.calls.reduce((n, call) => n + call.heads, 0) ?? 0)
   place = $derived.by<Place>(() => {
     const { calls, layer, head, kind } = this.explorer, call = calls[layer]
@@ -73,6 +75,14 @@ export class Supposition {
 
   ask(after: string): void {
     this.explorer.more['whatif.after'] = after
+  }
+
+  // Whether the model can read this text with changes at all, before anybody tries.
+  async check(): Promise<void> {
+    const source = this.explorer.source!
+    this.fixed = null
+    const why = await json(`api/suppositions/${encodeURIComponent(source.trace.id)}`).then(() => '', (e: unknown) => this.#line(e))
+    if (source === this.explorer.source) this.fixed = why
   }
 
   // Read the text once more with the changes, where there are any.
