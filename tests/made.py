@@ -60,7 +60,7 @@ class Maker:
         self.name = name
         self.languages = ["zh", "de"] if name == "translator" else []
 
-    def read(self, text: str, to: str | None, turn: Turn) -> Trace:
+    def read(self, text: str, to: str | None, turn: Turn, written: list[int] | None = None) -> Trace:
         return translated(self.name, text, to or "zh") if self.languages else made(self.name, text)
 
 

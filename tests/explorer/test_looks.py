@@ -88,16 +88,30 @@ def test_what_is_not_there_is_one_line(client: TestClient, path: str, status: in
     ({"text": "a", "model": "../random"}, "It has: random, translator."),
     ({"text": "a", "model": "random", "to": ["zh"]}, "does not fit: to"),
     ({"text": "a" * 1_000_001, "model": "random"}, "longer than"), ({"model": "random"}, "does not fit: text"),
-    ({"text": "a", "model": "m" * 501}, "does not fit: model"), (["a"], "does not fit: its body")])
+    ({"text": "a", "model": "m" * 501}, "does not fit: model"),
+    ({"text": "a", "model": "random", "written": [0] * 1025}, "fit: written"), (["a"], "does not fit: its body")])
 def test_a_mistake_is_one_line(client: TestClient, body: object, says: str) -> None:
     answer = client.post("/api/traces", json=body)
     assert answer.status_code in (413, 422)
     assert says in answer.json()["error"] and answer.json()["error"].isprintable()
 
 
+def test_what_was_written_after_a_text_is_read_with_it(client: TestClient, desk: Desk) -> None:
+    class Listening(Maker):
+        def read(self, text: str, to: str | None, turn: Turn, written: list[int] | None = None) -> Trace:
+            asked.append((text, written))
+            return super().read(text, to, turn)
+
+    asked: list[tuple[str, list[int] | None]] = []
+    desk.models["random"] = Listening("random")
+    for more in ({}, {"written": [3, 1, 2]}):
+        assert client.post("/api/traces", json={"text": "a", "model": "random", **more}).status_code == 200
+    assert asked == [("a", []), ("a", [3, 1, 2])]
+
+
 def test_a_text_whose_page_closed_while_it_was_read_is_not_kept(desk: Desk, client: TestClient) -> None:
     class Slow(Maker):
-        def read(self, text: str, to: str | None, turn: Turn) -> Trace:
+        def read(self, text: str, to: str | None, turn: Turn, written: list[int] | None = None) -> Trace:
             turn._gone.set()  # the page is closed just as the model is done
             return super().read(text, to, turn)
 

@@ -19,7 +19,8 @@ from klieg.analysis.similarity import similarity
 from klieg.explorer import comparisons, films, suppositions
 from klieg.explorer.desk import Desk
 from klieg.explorer.server import application
-from klieg.views import comparison, film, svg
+from klieg.views import comparison, film, svg, wire
+from klieg.views.html import html
 from klieg.views.palette import DARK
 from klieg.whatif import effects
 
@@ -160,3 +161,36 @@ def test_the_menu_saves_the_screen_that_is_open(page, served, saved: Callable[[s
     shown = [float(x) for x in page.locator(".frame").evaluate_all("all => all.map(e => e.dataset.p)")]
     assert [step["p"] for step in strip["steps"]] == shown[:1] and strip["open"]["layer"] == 3
     assert "film.at=" in saved("HTML").decode().partition("</script>")[0]
+
+
+def close(said: object, wanted: object) -> None:
+    """The same numbers under the same names, as far as float32 goes."""
+    if isinstance(wanted, dict):
+        assert isinstance(said, dict) and said.keys() == wanted.keys()
+        for name, each in wanted.items():
+            close(said[name], each)
+    elif isinstance(wanted, list):
+        assert isinstance(said, list) and len(said) == len(wanted)
+        for one, other in zip(said, wanted, strict=True):
+            close(one, other)
+    else:
+        assert said == (pytest.approx(wanted, abs=2e-6) if isinstance(wanted, float) else wanted)
+
+
+def test_a_page_in_a_file_saves_what_its_screen_shows(page, tmp_path: Path, saved: Callable[[str], bytes]) -> None:
+    trace = streamed("one two three four")
+    for name, view in (("film", "film.at=2"), ("compare", "compare.a=3&compare.b=1")):
+        (tmp_path / f"{name}.html").write_text(html(trace, f"lang=en&screen={name}&layer=1&head=3&{view}"), "utf-8")
+    drawn(page, (tmp_path / "film.html").as_uri())
+    until(page, "document.querySelectorAll('.frame').length > 1")
+    wanted = film.numbers([film.Strip(trace, 1, 4, trace[1], 3)])
+    for step in wanted["strips"][0]["steps"]:
+        step["candidates"] = step["candidates"][:wire.CANDIDATES]      # as many as a file carries
+        if step["rank"] > wire.CANDIDATES:
+            step["rank"] = step["p"] = None
+    close(json.loads(saved("JSON")), wanted)
+    drawn(page, (tmp_path / "compare.html").as_uri())
+    page.wait_for_selector("data.cosine")
+    until(page, "document.querySelectorAll('.next li, .predictions li, table td').length > 0")
+    sides = comparison.Side(trace, 3, trace[1], 3, "A"), comparison.Side(trace, 1, trace[1], 3, "B")
+    close(json.loads(saved("JSON")), comparison.numbers(comparison.Comparison(*sides, list(similarity(trace, 3, trace, 1)))))

@@ -22,7 +22,7 @@ A, B = "one two three four", "five two three"   # "two three" is in both: tokens
 class Streaming(Maker):
     """A model whose made traces have streams."""
 
-    def read(self, text: str, to: str | None, turn: Turn) -> Trace:
+    def read(self, text: str, to: str | None, turn: Turn, written: list[int] | None = None) -> Trace:
         if not text.strip():
             raise KliegError("the text is empty; give at least one word.")
         return super().read(text, to, turn) if self.languages else streamed(text, self.name)

@@ -131,6 +131,27 @@ def test_other_screens_look_at_the_whole_and_it_stays(page, address: str) -> Non
     assert page.locator(".frame").count() == 16 and posts == []
 
 
+def test_a_link_made_after_a_film_that_ended_has_its_end_mark(page, address: str) -> None:
+    tokenizer = CHAT.own[1]
+    found, start = film()
+    tokens = tokenizer.labels([*found.ids[:start + 3], tokenizer.eos])
+    opened(page, address, f"&film.branch=3 {tokenizer.eos}")
+    until(page, "document.querySelectorAll('.strip').length === 2 && document.querySelectorAll('.do button').length === 2")
+    page.keyboard.press("2")
+    looks = "document.body.textContent.includes(`Where “${it}” looks`)"
+    until(page, looks, tokens[-1])
+    until(page, "location.hash.includes('screen=heads')")
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    until(page, looks, tokens[-1])
+    assert page.evaluate("document.getElementById('text').value") == tokenizer.decode(found.ids[:start + 3])
+    assert page.url == link
+    page.locator("#text").fill("I love you")            # another text was written by nobody
+    page.keyboard.press("Enter")
+    until(page, "!location.hash.includes('written=') && location.hash.includes('text=I+love+you')")
+
+
 def test_numbers_of_the_prompt_are_never_shown_under_the_film(page, address: str) -> None:
     """While the heads of what was written are still to come, no screen draws those of the prompt beside its words."""
     found, _ = film()
@@ -163,8 +184,8 @@ def test_a_file_shows_the_steps_of_its_text(page, tmp_path: Path) -> None:
     page.wait_for_selector(".film .peak")
     assert page.locator(".frame bdi").all_inner_texts() == found.tokens[1:]
     for n, p in enumerate(page.eval_on_selector_all(".frame", "found => found.map(e => e.dataset.p)")):
-        chosen, labels = found.candidate(found.ids[n + 1], n), [each.token for each in found.next_tokens(10, n)]
-        assert (p is None) == (found.tokens[n + 1] not in labels)      # a file has ten candidates and their labels
+        chosen, ids = found.candidate(found.ids[n + 1], n), [each.id for each in found.next_tokens(10, n)]
+        assert (p is None) == (chosen.id not in ids)      # a file has ten candidates
         assert p is None or float(p) == pytest.approx(chosen.p, abs=1e-9)
     assert page.locator(".film input[type=range], .do, li button").count() == 0
 

@@ -25,7 +25,7 @@ STEPS = ["embedding", "norm", "qkv", "scores", "scale", "mask", "softmax", "mixe
 class Streaming(Maker):
     """A model whose traces have streams too."""
 
-    def read(self, text: str, to: str | None, turn: Turn) -> Trace:
+    def read(self, text: str, to: str | None, turn: Turn, written: list[int] | None = None) -> Trace:
         return streamed(super().read(text, to, turn))
 
 

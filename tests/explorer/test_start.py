@@ -32,7 +32,7 @@ class Held(Maker):
         super().__init__(name)
         self.go, self.asked, self.ended = threading.Event(), threading.Event(), threading.Event()
 
-    def read(self, text: str, to: str | None, turn: Turn) -> Trace:
+    def read(self, text: str, to: str | None, turn: Turn, written: list[int] | None = None) -> Trace:
         self.asked.set()
         try:
             while not self.go.wait(0.02):

@@ -16,14 +16,13 @@ from klieg.explorer.chunks import check
 from klieg.explorer.desk import Desk
 from klieg.explorer.exports import LONGEST, Format, Head, Language, Other, Place, drawn, file, plain, theme
 from klieg.explorer.jobs import Event, streamed, worked
-from klieg.explorer.looks import Id, Index, call_of, packed
+from klieg.explorer.looks import WRITTEN, Id, Index, call_of, packed
 from klieg.explorer.spoken import line
 from klieg.explorer.turns import Turn
 from klieg.generate import Sampling
 from klieg.trace import Trace
 from klieg.views import film, wire
 
-MOST = 1024     # tokens of a film
 LABELLED = 100  # candidates that have a label beside the logits
 
 
@@ -33,8 +32,8 @@ class Wanted(BaseModel):
     text: str = Field(max_length=1_000_000)
     model: str = Field(max_length=500)
     to: str | None = Field(None, max_length=20)
-    written: list[int] = Field(default_factory=list, max_length=MOST)
-    count: int = Field(16, ge=1, le=MOST)
+    written: list[int] = Field(default_factory=list, max_length=WRITTEN)
+    count: int = Field(16, ge=1, le=WRITTEN)
     temperature: float = Field(0, ge=0, le=1000, allow_inf_nan=False)
     top_k: int = Field(0, ge=0, le=1 << 30)
     top_p: float = Field(1, gt=0, le=1, allow_inf_nan=False)
@@ -52,7 +51,7 @@ def routes(desk: Desk) -> APIRouter:
 
         def job(turn: Turn) -> Iterator[Event]:
             written = list(wanted.written)
-            for found in model.write(wanted.text, wanted.to, written, min(wanted.count, MOST - len(written)), sampling):
+            for found in model.write(wanted.text, wanted.to, written, min(wanted.count, WRITTEN - len(written)), sampling):
                 written.append(found.id)
                 yield "token", {"id": found.id, "token": found.token, "p": found.p}
             trace = model.read(wanted.text, wanted.to, turn, written)

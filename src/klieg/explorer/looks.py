@@ -14,16 +14,20 @@ from klieg.explorer.turns import Turn
 from klieg.trace import Call, Trace
 from klieg.views import wire
 
+WRITTEN = 1024  # tokens after a text
+
 Id = Annotated[str, Path(max_length=200)]
 Index = Annotated[int, Path(ge=0, le=1 << 30)]
 
 
 class Asked(BaseModel):
-    """A text for a model; for a translator also the language that it is to be translated into."""
+    """A text for a model, and the ids of what was written after it; for a translator also the language that it is to be
+    translated into."""
 
     text: str = Field(max_length=1_000_000)
     model: str = Field(max_length=500)
     to: str | None = Field(None, max_length=20)
+    written: list[int] = Field(default_factory=list, max_length=WRITTEN)
 
 
 def packed(body: dict, tensors: dict | None = None) -> Response:
@@ -53,7 +57,7 @@ def routes(desk: Desk) -> APIRouter:
         def job(turn: Turn) -> Response:
             model = desk.model(asked.model)
             to = asked.to or next(iter(model.languages), None)  # the page shows which one it is, and offers the others
-            found = model.read(asked.text, to, turn)
+            found = model.read(asked.text, to, turn, asked.written)
             body, tensors = wire.outline(found)
             turn.check()  # or nobody would ever close it
             return packed({**body, "id": desk.put(found), "languages": model.languages, "to": to}, tensors)

@@ -90,11 +90,13 @@ class Reader:
         return writing.own(*self.own, text, to or next(iter(self.languages), None), written, count).write(sampling)
 
     def _watched(self, text: str, written: list[int], turn: Turn) -> Trace:
-        from klieg.watch import watch
+        from klieg.watch import known, watch
 
         model = self._foreign
         assert model is not None
         ids = [*model.ids(text), *written]
+        if written:
+            ids = known(ids, model.model.config.get_text_config().vocab_size, model.positions or len(ids))
         with watch(model.model, SPEC.top, SPEC.map, keep_qk=True, tokenizer=model.tokenizer, streams=len(ids) <= STREAMED,
                    on_call=lambda done, expected: turn.offer()) as seen:
             model.run(ids, len(written) + 1)

@@ -9,8 +9,12 @@ export const FORMATS = ['svg', 'png', 'html', 'json'] as const
 export type Format = (typeof FORMATS)[number]
 
 // What a screen shows that is more than the open place: where its file is asked for, and its own part of the address of a page
-// in a file, which may name another screen where this one needs a model. A screen of no text has no call and says its formats.
-export interface Shown { path: string; asked: Record<string, string>; call?: Call; view: Record<string, string>; formats?: readonly Format[] }
+// in a file, which may name another screen where this one needs a model; and its numbers, where there is no server to ask. A screen
+// of no text has no call and says its formats.
+export interface Shown {
+  path: string; asked: Record<string, string>; call?: Call; view: Record<string, string>
+  formats?: readonly Format[]; numbers?: () => Promise<object>
+}
 const screens = new WeakMap<Explorer, Map<Screen, () => Shown | null>>()
 
 // A screen tells what it shows whenever it is asked; null while that is no more than the open place.
@@ -32,9 +36,9 @@ export function offered(explorer: Explorer): readonly Format[] {
 // Hands a file to the browser; returns its name.
 export async function save(explorer: Explorer, format: Format): Promise<string> {
   const { source, kind, layer, head, cell } = explorer
-  const call = explorer.calls[layer]
+  const call = explorer.calls[layer], own = () => numbers(source!, explorer.calls, call, head, cell?.query ?? call.queries - 1, kind)
   const body = alone(explorer) && !textless(explorer)
-    ? new Blob([JSON.stringify(await numbers(source!, explorer.calls, call, head, cell?.query ?? call.queries - 1, kind))])
+    ? new Blob([JSON.stringify(await (shown(explorer)?.numbers ?? own)())])
     : await (await answer(file(explorer, call, format))).blob()
   const link = document.createElement('a')
   link.href = URL.createObjectURL(body)
@@ -70,7 +74,7 @@ const LONGEST = 2000   // characters that the server takes
 // The address of what is looked at as far as a page without a model has it; '' where it is too long to be carried.
 export function view(hash: string, shown: Pick<Shown, 'view'> | null): string {
   const pairs = new URLSearchParams(hash.slice(1))
-  const gone = (name: string) => ['text', 'model', 'to'].includes(name) || (shown !== null && name.includes('.'))
+  const gone = (name: string) => ['text', 'model', 'to', 'written'].includes(name) || (shown !== null && name.includes('.'))
   for (const name of [...pairs.keys()]) if (gone(name)) pairs.delete(name)
   for (const [name, value] of Object.entries(shown?.view ?? {})) pairs.set(name, value)
   return `${pairs}`.length > LONGEST ? '' : `${pairs}`
@@ -89,7 +93,10 @@ export function part(call: Pick<Call, 'queries' | 'keys'>, more: Record<string, 
 }
 
 // What a file carries for its numbers: see klieg/views/wire.py.
-interface Carried { ids: number[]; written?: { token: string; p: number }[] }
+interface Carried { written?: { token: string; p: number }[] }
+
+// What the numbers of every screen say of a text and the pass over it.
+export const told = ({ text, ids, tokens, kernel, certificate }: Trace) => ({ text, ids, tokens, kernel, certificate })
 
 // The numbers of klieg/views/summary.py, under the same names: the open head, where a token looks in every head, what is next.
 export async function numbers(source: Source, calls: Call[], call: Call, head: number, token: number, kind: string | null): Promise<object> {

@@ -6,7 +6,7 @@ import { map, type Stage } from '../wire/attention'
 import * as source from '../wire/source'
 import { axes, type Head, type Kind } from '../wire/trace'
 import { EXAMPLES } from './examples'
-import { read, SCALES, write, type Cell, type Scale } from './hash'
+import { read, SCALES, write, type Cell, type Scale, type Written } from './hash'
 import { TEXTLESS, type Screen } from './screens'
 import { WORDS, type Language } from './words'
 
@@ -15,6 +15,7 @@ export const LONGEST = 2048   // tokens of a head that is drawn whole; a longer 
 
 export class Explorer {
   text = $state('')
+  written = $state.raw<Written | null>(null)   // where the text is what a film wrote
   model = $state('')
   models = $state<string[]>([])
   files = $state<string[]>([])           // traces that the server was started with
@@ -79,7 +80,7 @@ export class Explorer {
       this.models = models
       this.files = files
       if (!models.includes(this.model) && !files.includes(this.model)) this.model = files[0] ?? models[0] ?? ''
-      await this.change(this.model, this.to)
+      await (this.filed ? this.open(this.model) : this.run(this.text, this.written))
     })
   }
 
@@ -98,10 +99,15 @@ export class Explorer {
   }
 
   // Have the model read a text; a saved trace reads none, so in its place the first model does.
-  async run(text: string): Promise<void> {
+  async run(text: string, written: Written | null = null): Promise<void> {
     this.text = text
+    this.written = null
     if (this.filed) this.model = this.models[0] ?? ''
-    await this.#asked(async (signal) => await this.#show(await source.read(text, this.model, this.to, signal)))
+    await this.#asked(async (signal) => {
+      await this.#show(await source.read(text, this.model, this.to, signal, written?.ids))
+      this.written = written
+      if (written && !this.trace!.translation) this.text = this.trace!.text
+    })
   }
 
   // Show a saved trace, or one that a job of the server made, such as a film.
@@ -113,6 +119,7 @@ export class Explorer {
   async change(model: string, to = ''): Promise<void> {
     this.model = model
     this.to = to
+    this.written = null
     await (this.filed ? this.open(model) : this.run(this.text))
   }
 

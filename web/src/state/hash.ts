@@ -10,12 +10,14 @@ export const SCALES = ['linear', 'log', 'hide'] as const
 export type Scale = (typeof SCALES)[number]
 export const LINKED = 20_000   // characters of a text that still go into an address
 export interface Cell { query: number; key: number }
+export interface Written { after: string; ids: number[] }   // what a film wrote after a text: of an end mark no text tells
 
 export interface View {
   screen: Screen; text: string; model: string; layer: number; head: number; stage: Stage; scale: Scale
   statistic: Statistic; cell: Cell | null; language: Language; theme: Theme
   kind: Kind | null          // of a translator the attention that is open
   to: string                 // its target language, '' where it has one
+  written: Written | null    // the text that is shown was written; an address has what it was written after
   more: Record<string, string>   // what single screens keep, under names that begin with theirs: "map.rows"
 }
 
@@ -36,15 +38,19 @@ export function read(hash: string): Partial<View> {
   view.theme = oneOf(['light', 'dark'] as const, given.get('theme'))
   const cell = /^(\d+)\.(\d+)$/.exec(given.get('cell') ?? '')
   if (cell) view.cell = { query: Number(cell[1]), key: Number(cell[2]) }
+  const ids = given.get('written') ?? ''
+  if (text !== null && /^\d{1,9}(\.\d{1,9})*$/.test(ids)) view.written = { after: text, ids: ids.split('.').map(Number) }
   const more = [...given].filter(([name]) => SCREENS.some((screen) => name.startsWith(`${screen}.`)))
   if (more.length) view.more = Object.fromEntries(more)
   return view
 }
 
 export function write(view: View): string {
-  const { screen, text, model, layer, head, stage, scale, statistic, cell, language, theme, kind, to, more } = view
+  const { screen, model, layer, head, stage, scale, statistic, cell, language, theme, kind, to, more, written } = view
+  const text = written?.after ?? view.text
   const pairs: Record<string, string> = { lang: language, theme, screen, model, layer: `${layer}`, head: `${head}`, stage, scale, colour: statistic }
   if (text.length <= LINKED) pairs.text = text
+  if (text.length <= LINKED && written) pairs.written = written.ids.join('.')
   if (kind) pairs.kind = kind
   if (to) pairs.to = to
   if (cell) pairs.cell = `${cell.query}.${cell.key}`

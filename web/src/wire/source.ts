@@ -22,9 +22,9 @@ export class ServerError extends Error {
 export interface Offer { models: string[]; files: string[] }
 export const offer = (signal?: AbortSignal): Promise<Offer> => json('api/models', { signal })
 
-// Have a model read a text; a translator translates it.
-export async function read(text: string, model: string, to: string, signal: AbortSignal): Promise<Source> {
-  const body = to ? { text, model, to } : { text, model }
+// Have a model read a text, and what was written after it; a translator translates it.
+export async function read(text: string, model: string, to: string, signal: AbortSignal, written: number[] = []): Promise<Source> {
+  const body = { text, model, ...(to && { to }), ...(written.length && { written }) }
   return new Served(decode(await message('api/traces', { ...post(body), signal })))
 }
 

@@ -40,6 +40,7 @@ interface Outline {
   vocabulary: number
   statistics: { name: string; unit: string }[]
   calls: Omit<Call, 'index' | 'statistics'>[]
+  ids?: number[]           // in a file
   next?: Next[]            // in a file
   streams?: Record<string, Course & { tensors: Record<string, string> }>   // in a file, by "kind.layer"
   languages?: string[]     // that a translator offers, and the one that was taken

@@ -32,7 +32,7 @@ export class Film {
   constructor(explorer: Explorer) {
     this.#explorer = explorer
     addEventListener('pagehide', () => this.#close(explorer.source))
-    shows(explorer, 'film', () => shown(this, explorer.layer))
+    shows(explorer, 'film', () => shown(this, explorer.layer, explorer.head))
     const { more } = explorer, choice = chosen(more['film.by'])
     this.all = more['film.all'] === '1'
     this.sampling = sampled(more['film.sampling']) ?? OWN
@@ -215,8 +215,10 @@ export class Film {
 
   // The address of the film has its prompt; other screens show all that was written, and theirs has that.
   name(here = this.#explorer.screen === 'film'): void {
-    const { source } = this.#explorer, { text, translation } = source?.trace ?? { text: '', translation: null }
-    if (source && this.live && !translation && this.strips.some((strip) => strip.source === source)) this.#explorer.text = here ? this.#text : text
+    const explorer = this.#explorer, { source } = explorer, strip = this.strips.find((each) => each.source === source)
+    if (!source || !strip || !this.live) return
+    explorer.written = here ? null : { after: this.#text, ids: strip.steps.map(({ id }) => id) }
+    if (!source.trace.translation) explorer.text = here ? this.#text : source.trace.text
   }
 
   #close(but: Source | null): void {
@@ -225,13 +227,13 @@ export class Film {
   }
 }
 
-// The steps of a trace in a file, from the likeliest tokens that it carries: labels of different tokens differ.
+// The steps of a trace in a file, from the likeliest tokens that it carries.
 async function embedded(source: Source): Promise<Told> {
   const { trace } = source
   const start = Math.max(1, trace.tokens.length - trace.predicted + 1)
   const found = trace.tokens.slice(start).map(async (token, n) => {
-    const candidates = await source.next(start + n - 1), own = candidates.find((c) => c.token === token)
-    return { id: own?.id ?? -1, token, p: own?.p ?? null, candidates }
+    const candidates = await source.next(start + n - 1), id = trace.ids?.[start + n] ?? -1
+    return { id, token, p: candidates.find((each) => each.id === id)?.p ?? null, candidates }
   })
   return { start, steps: await Promise.all(found) }
 }
