@@ -217,7 +217,7 @@ export class Film {
   name(here = this.#explorer.screen === 'film'): void {
     const explorer = this.#explorer, { source } = explorer, strip = this.strips.find((each) => each.source === source)
     if (!source || !strip || !this.live) return
-    explorer.written = here ? null : { after: this.#text, ids: strip.steps.map(({ id }) => id) }
+    explorer.written = here || !strip.steps.length ? null : { after: this.#text, ids: strip.steps.map(({ id }) => id) }
     if (!source.trace.translation) explorer.text = here ? this.#text : source.trace.text
   }
 

@@ -2,7 +2,7 @@
 import type { HeadMap, Span, Tile } from '../../wire/tiles'
 import { BUCKETS, side, SURVEYED, WHOLE, type Size } from './view'
 
-const KEPT = 400      // tiles, at most half a MiB each and their pictures
+const KEPT = 200      // tiles, at most half a MiB each and their pictures
 const AT_ONCE = 3     // questions under way, so that what is wanted next is not behind many others
 
 export interface Slot {
