@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from html import escape
-from typing import Protocol
 
 from klieg.views import svg
-from klieg.views.chart import Chart, Words, picture
+from klieg.views.chart import picture
 from klieg.views.document import document
+from klieg.views.experiment import Finding, Lab
 from klieg.views.palette import LIGHT
 from klieg.views.words import LANGUAGES, say
 
 _STYLE = f"body{{max-width:46rem}}h2{{margin-top:3.5rem}}.claim,footer{{color:{LIGHT.ink2}}}"
-
-
-class Lab(Protocol):
-    """What is tried."""
-
-    @property
-    def title(self) -> Words: ...
-    @property
-    def claim(self) -> Words: ...
-    @property
-    def source(self) -> str: ...
-
-
-class Finding(Protocol):
-    """What came of it."""
-
-    @property
-    def charts(self) -> Sequence[Chart]: ...
-    @property
-    def conclusion(self) -> Words: ...
-    @property
-    def numbers(self) -> Mapping[str, float]: ...
 
 
 def gallery(tried: Iterable[tuple[str, Lab, Finding]], language: str = "en") -> str:
