@@ -162,6 +162,16 @@ def test_the_strongest_links_are_the_strongest(rows: tuple, keys: tuple, count: 
         assert j not in (0, i)
 
 
+def test_the_largest_weights_may_stand_anywhere_in_their_rows() -> None:
+    random = torch.Generator().manual_seed(1)
+    weights, keys = torch.rand(50, 8, generator=random), torch.arange(400).view(50, 8)
+    weights[weights < 0.3] = 0
+    for count in (1, 5, 60, 400):
+        every = sorted(((w, n // 8 + 7, n) for n, w in enumerate(weights.flatten().tolist()) if w), reverse=True)
+        found = links._largest(weights, keys, 7, count)
+        assert [(link.weight, link.query, link.key) for link in found] == every[:count]
+
+
 def test_without_q_and_k_only_what_the_survey_proves_is_given() -> None:
     trace = made(SurveySpec(top=4, map=20), 0.1)
     call = trace.calls[0]

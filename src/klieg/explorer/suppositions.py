@@ -75,7 +75,7 @@ def routes(desk: Desk) -> APIRouter:
     async def changeable(id: Id, request: Request) -> dict:
         """Nothing where the model that read an open text can read it again with changes; else why it cannot, as a refusal."""
         def job(turn: Turn) -> dict:
-            _, reader, _ = _asked(desk, Text(id=id))
+            _, reader, _ = _asked(desk, Text.model_validate({"id": id}))
             loaded(_model(reader), reader.name)
             return {}
 
