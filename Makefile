@@ -16,12 +16,15 @@ demo: $(READY)
 	@echo
 	@echo "To see it in the browser:   $(BIN)/klieg serve"
 
+# A file of tests stays with one process; each process computes on one thread.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 	cd web && npm test
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 	cd web && npm test
 
 check: $(READY)

@@ -52,7 +52,7 @@ def section(name: str, lab: Lab, found: Finding, language: str) -> str:
     tongue, colon = language == "zh", word("colon", language)
     pictures = [f"![{chart.title[tongue]}]({path.relative_to(FOLDER)})"
                 for path, chart in zip(charts(name, found, language), found.charts, strict=True)]
-    measured: Mapping[str, float] = getattr(found, "measured", {})
+    measured: Mapping[str, float] = found.measured
     signed = word("measured", language).format(**dict(zip(("name", "threads"), machine(), strict=True)))
     parts = [f"## {lab.title[tongue]}", f"{word('said', language)}{colon}{lab.claim[tongue]}", *pictures,
              f"**{found.conclusion[tongue].strip()}**", *_table(word("numbers", language), found.numbers, language),
@@ -75,7 +75,7 @@ def steady(text: str) -> str:
 
 def timed(found: Finding, chart: int) -> bool:
     """Whether a chart, counted from 0, shows what the clock or the memory gave."""
-    measured = set(getattr(found, "measured", {}).values())
+    measured = set(found.measured.values())
     return any(value in measured for values in found.charts[chart].series.values() for value in values)
 
 

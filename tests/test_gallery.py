@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from klieg.labs import NAMES, find
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("softmax", "ages")      # these take no time
+JUDGED = (Path(os.environ.get("KLIEG_DATA", "no such folder")) / "eval/wordsim").is_dir()
 
 
 def _module(name: str) -> ModuleType:
@@ -48,8 +50,10 @@ def test_charts_are_small() -> None:
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
 def test_what_is_written_is_what_is_found(name: str) -> None:
+    if name == "embeddings" and not JUDGED:
+        pytest.skip("KLIEG_DATA has no eval/wordsim, and the gallery was made with it")
     found = find(name).run()
-    measured = bool(getattr(found, "measured", {}))
+    measured = bool(found.measured)
     for language, path in gallery.FILES.items():
         then, now = gallery.sections(path.read_text("utf-8"))[name], gallery.section(name, find(name), found, language)
         if measured:

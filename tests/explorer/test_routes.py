@@ -20,6 +20,7 @@ from klieg import models
 from klieg.explorer.desk import Desk
 from klieg.explorer.reader import Reader
 from klieg.explorer.server import application
+from klieg.survey import SurveySpec
 
 pytestmark = pytest.mark.skipif("chat" not in models.bundled(), reason="the bundled model is not there")
 
@@ -40,7 +41,9 @@ class Server:
     """An application with models and traces, and what is known of them."""
 
     def __init__(self) -> None:
-        self.desk = Desk({"chat": Reader("chat")}, {"file": made("saved", TEXT)}, atlases={"atlas": gathered()})
+        saved = made("saved", TEXT)
+        saved.calls = [call.surveyed(SurveySpec(top=2, map=8)) for call in saved.calls]
+        self.desk = Desk({"chat": Reader("chat")}, {"file": saved}, atlases={"atlas": gathered()})
         app = application(self.desk, PORT, "<p>")
         self.schema = app.openapi()
         self.client = TestClient(app, base_url=f"http://127.0.0.1:{PORT}")
