@@ -23,7 +23,7 @@ HEADS = 8
 WAYS = {"MHA": 8, "GQA": 2, "MQA": 1}                    # groups of heads, each with keys and values of its own
 # T5-XXL: seconds a sample and mean score over its tasks (Ainslie et al. 2023, table 1; its GQA has 8 groups for 64 heads).
 PUBLISHED = {"MHA": (1.51, 47.2), "GQA": (0.28, 47.1), "MQA": (0.24, 46.6)}
-SEEDS, STEPS, CONTEXT, BATCH, HELD_OUT = (0, 1, 2), 300, 128, 8, 256
+SEEDS, STEPS, CONTEXT, BATCH, HELD_OUT = (0, 1, 2), 200, 128, 8, 256
 PROMPT, TEXTS, ROUNDS = 2048, 8, 40                      # of the measurement of speed
 
 ByWay = Mapping[str, float]
