@@ -57,7 +57,7 @@ def test_parts_of_another_number_of_processes_are_refused_and_added_ones_go(read
     gather(part, reader, corpus, 100, tmp_path / "atlas.part-1-of-2.safetensors", group=Group(1, 2))
     leftover(path, base, 2)
     assert _gone_on(tmp_path / "atlas.part-1-of-2.safetensors", empty(reader, corpus, 32)).counts == part.counts
-    for other in (empty(reader, corpus, 16), empty(Reader(reader.decoder(), reader._tokenizer, "tiny", "new"), corpus, 32)):
+    for other in (empty(reader, corpus, 16), empty(Reader(reader.decoder(), reader.tokenizer, "tiny", "new"), corpus, 32)):
         with pytest.raises(KliegError, match="share of another model, corpus or window"):
             _gone_on(tmp_path / "atlas.part-1-of-2.safetensors", other)
     with pytest.raises(KliegError, match=r"share of 2 processes.*--nproc-per-node 2"):

@@ -45,7 +45,8 @@ CHINESE = (
     "春天花开，秋天花落。", "你说中文，我也说中文。", "他有一个哥哥，她有两个哥哥。",
     "河边有人，船上也有人。", "昨天我很忙，今天我不忙。")
 SENTENCES = (*ENGLISH, *CHINESE)
-NAMES = (*(name for name in BEHAVIOURS if name != "next"), "positional")      # a decoder sees no next token
+# A decoder sees no next token, and no sentence here hides a needle.
+NAMES = (*(name for name in BEHAVIOURS if name not in ("next", "retrieval")), "positional")
 ZH = {"previous": "前一词元", "own": "自身", "first": "首词元", "duplicate": "重复", "induction": "归纳", "copy": "复制",
       "marks": "标点", "positional": "位置"}
 PLACES, CONTENTS = {"previous", "own", "first", "positional"}, {"duplicate", "induction", "copy"}

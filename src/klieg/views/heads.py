@@ -40,8 +40,9 @@ def grid(trace: Trace, by: str = "entropy", theme: Theme = LIGHT, *, medium: Med
 
     room: width that there is; heads that do not fit stand in a further band below, groups unbroken where they fit.
     """
+    values = [measured(call, by) for call in trace.calls]
     title = (Span(say(f"by {by}", language), INK, bold=True), Span(f"   {_unit(by, language)}", FAINT))
-    return scored(trace.calls, [measured(call, by) for call in trace.calls], statistic(by).unit, title,
+    return scored(trace.calls, values, statistic(by).unit, title,
                   safe(f"{trace.model}: {say(f'by {by}', language)}"), theme, medium=medium, room=room, language=language)
 
 
