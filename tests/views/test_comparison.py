@@ -8,7 +8,7 @@ import pytest
 
 from klieg.trace import Trace
 from klieg.views import png, svg
-from klieg.views.comparison import HIGH, LEFT, PIECES, WIDE, Comparison, Side, curve, numbers, page, texts
+from klieg.views.comparison import DASHES, HIGH, LEFT, WIDE, Comparison, Side, curve, numbers, page, texts
 from klieg.views.palette import DARK
 from klieg.views.picture import Cell, Link, Text
 
@@ -37,8 +37,10 @@ def test_points_stand_where_their_cosines_are(trace: Trace, long: Trace) -> None
     top = points[0].y + 3
     assert [point.y + 3 - top for point in points] == pytest.approx([HIGH * (1 - x) / 1.5 for x in (1.0, 0.5, 0.25, -0.5)])
     own = [mark for mark in picture.marks if isinstance(mark, Link) and "cosine" in mark.title]
-    assert len(own) == 3 * PIECES and (own[0].x, own[-1].to_y) == (points[0].x + 3, points[-1].y + 3)
+    assert len(own) == 3 and all(link.straight for link in own)
+    assert (own[0].x, own[-1].to_y) == (points[0].x + 3, points[-1].y + 3)
     assert all(a.to_x == pytest.approx(b.x) for a, b in zip(own, own[1:], strict=False))       # no gap
+    assert len([mark for mark in picture.marks if isinstance(mark, Link) and "mean" in mark.title]) % (DASHES // 2) == 0
     said = [mark.string for mark in picture.marks if isinstance(mark, Text)]
     assert all(text in said for text in ("1.0000", "0.2500", "−0.5000", "–", "embedding", "entry", "layer 1"))
 

@@ -9,7 +9,7 @@ from klieg.errors import KliegError
 from klieg.trace import Trace
 from klieg.views import figures, fonts, png
 from klieg.views.palette import DARK, LIGHT, Paint, Theme, channels
-from klieg.views.picture import MARGIN, PAPER, Bar, Cell, Picture
+from klieg.views.picture import MARGIN, PAPER, Bar, Cell, Link, Picture
 
 needs_cjk = pytest.mark.skipif(not any(fonts.has(path, "沈") for path in fonts.found()),
                                reason="no font of this machine has Chinese characters")
@@ -44,6 +44,15 @@ def test_bars_are_filled_to_their_part() -> None:
 
 
 @needs_cjk
+@pytest.mark.parametrize("straight", [True, False])
+def test_a_straight_line_is_on_its_way_at_a_quarter_and_a_link_is_level_yet(straight: bool) -> None:
+    """A quarter of the way along: the cubic with level ends is there at t = 0.20 and has come down t^2 (3 - 2 t) = 0.11."""
+    picture = Picture(100, 100, (Link(0, 0, 100, 100, 0.1, Paint("amber"), "", straight),), "", LIGHT, PAPER)
+    image = opened(png.lower(picture, 1.0))
+    column = [y - MARGIN for y in range(image.height) if image.getpixel((MARGIN + 25, y)) == channels(LIGHT.amber)]
+    assert 24 <= sum(column) / len(column) <= 26 if straight else sum(column) / len(column) < 12
+
+
 def test_pages_in_chinese_are_drawn_with_all_their_characters(chinese: Trace) -> None:
     image = opened(png.lower(figures.page(chinese, language="zh", theme=DARK), 1.0))
     assert image.format == "PNG" and len(image.getcolors(1 << 24)) > 100

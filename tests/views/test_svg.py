@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 from klieg.trace import Trace
 from klieg.views import figures, svg
-from klieg.views.palette import DARK, LIGHT, interpolate
-from klieg.views.picture import PAPER, TERMINAL, Cell
+from klieg.views.palette import DARK, LIGHT, Paint, interpolate
+from klieg.views.picture import PAPER, TERMINAL, Cell, Link, Picture
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
@@ -21,6 +21,12 @@ def test_it_is_one_whole_document_with_names_for_screen_readers(trace: Trace) ->
     assert root.get("aria-label") == root[0].text == "tiny <model>: ⟨s⟩ I love you ↩"
     cells = [e for e in root.iter(NAMESPACE + "g") if "key love" in (e.get("aria-label") or "")]
     assert cells and all(e[0].tag == NAMESPACE + "title" and e[0].text == e.get("aria-label") for e in cells)
+
+
+def test_a_line_between_numbers_is_straight() -> None:
+    marks = (Link(1, 2, 5, 8, 0.1, Paint("amber"), "", straight=True), Link(1, 2, 5, 8, 0.1, Paint("amber"), ""))
+    drawn = svg.lower(Picture(9, 9, marks, "", LIGHT, PAPER))
+    assert 'd="M1 2L5 8"' in drawn and 'd="M1 2C3 2 3 8 5 8"' in drawn
 
 
 def test_nothing_is_fetched_or_run(hostile: Trace) -> None:

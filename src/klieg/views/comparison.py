@@ -19,7 +19,7 @@ from klieg.views.sheet import Line, sheet, together
 from klieg.views.words import phrase, say
 
 HIGH, WIDE, LEFT = 150.0, 64.0, 96.0   # pixels of the curve, of a step along it, and before the first
-PIECES = 12          # of a stretch between two steps
+DASHES = 12         # and gaps of a dashed stretch
 ACROSS = 110         # columns of a text before it is broken
 WORDS = 120          # tokens of a text around the chosen one
 LIKELY = 8           # next tokens of each
@@ -139,10 +139,10 @@ def curve(of: Comparison, theme: Theme = LIGHT, *, language: str = "en") -> Pict
         y = at(0, tick)[1]
         marks += [Rule(LEFT, y, across, 0, Paint("line")),
                   Text(LEFT - 8, y - PAPER.line / 2, (Span(number(tick, 1, PAPER), FAINT),), "end", 11)]
-    for name, paint, dashed in (("mean", FAINT, True), ("cosine", INK, False)):
+    for name, paint, dashes in (("mean", FAINT, DASHES), ("cosine", INK, 0)):
         points = [(n, getattr(step, name)) for n, step in enumerate(steps) if getattr(step, name) is not None]
         marks += line([at(*point) for point in points], paint,
-                      [f"{_place(steps[n], 'en')}, {name} {value:.6g}" for n, value in points], PIECES, dashed)
+                      [f"{_place(steps[n], 'en')}, {name} {value:.6g}" for n, value in points], dashes)
     for n, step in enumerate(steps):
         x, y = at(n, step.cosine)
         marks.append(Cell(x - 3, y - 3, 6, 6, step.cosine, INK, "", f"{_place(step, 'en')}, cosine {step.cosine:.6g}"))

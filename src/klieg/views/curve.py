@@ -34,15 +34,13 @@ def curve(training: list[tuple[int, float]], validation: list[tuple[int, float]]
     return Picture(LEFT + WIDTH + 40, TOP + HEIGHT + 40, tuple(marks), "loss against training steps", theme, PAPER)
 
 
-def line(points: list[tuple[float, float]], paint: Paint, titles: list[str], pieces: int = 1,
-         dashed: bool = False) -> list[Mark]:
-    """A line through points (x, y); every stretch says what it leads to. A link is bent a little, so a long stretch is drawn
-    in several pieces, of which a dashed line has every second one."""
+def line(points: list[tuple[float, float]], paint: Paint, titles: list[str], dashes: int = 0) -> list[Mark]:
+    """A line through points (x, y); every stretch says what it leads to. With `dashes` a stretch is so many dashes and gaps."""
     marks: list[Mark] = []
     for (x, y), (to_x, to_y), title in zip(points, points[1:], titles[1:], strict=False):
-        across, down = (to_x - x) / pieces, (to_y - y) / pieces
-        marks += [Link(x + n * across, y + n * down, x + (n + 1) * across, y + (n + 1) * down, 0.15, paint, title)
-                  for n in range(0, pieces, 2 if dashed else 1)]
+        across, down = (to_x - x) / (dashes or 1), (to_y - y) / (dashes or 1)
+        starts = [(x + n * across, y + n * down) for n in range(0, dashes or 1, 2)]
+        marks += [Link(x, y, x + across, y + down, 0.15, paint, title, straight=True) for x, y in starts]
     return marks
 
 

@@ -84,7 +84,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Link:
-    """A line from a token to a token; its width is its number."""
+    """A line from a token to a token, with level ends, or from a number to the next, straight; its width is its number."""
 
     x: float
     y: float
@@ -93,6 +93,7 @@ class Link:
     value: float
     paint: Paint
     title: str
+    straight: bool = False
 
 
 @dataclass(frozen=True)

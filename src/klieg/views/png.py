@@ -111,12 +111,12 @@ def _bar(brush: _Brush, bar: Bar, picture: Picture, x: float, y: float) -> None:
 
 
 def _link(brush: _Brush, link: Link, picture: Picture, x: float, y: float) -> None:
-    """The SVG's curve, a cubic with level ends, as dots so close that they are a line."""
+    """The SVG's line, straight or a cubic with level ends, as dots so close that they are one."""
     dx, dy = (link.to_x - link.x) * brush.x, (link.to_y - link.y) * brush.y
     radius = max(link.value * 6, 0.4) * brush.zoom
     steps = max(int(abs(dx) + abs(dy)), 1)
     for t in (n / steps for n in range(steps + 1)):
-        along, down = 1.5 * t * (1 - t) + t ** 3, t * t * (3 - 2 * t)
+        along, down = (t, t) if link.straight else (1.5 * t * (1 - t) + t ** 3, t * t * (3 - 2 * t))
         at = (x + min(max(dx * along, radius), dx - radius), y + dy * down)
         brush.pen.circle(at, radius, picture.theme.colour(link.paint))
 

@@ -87,7 +87,8 @@ def _link(link: Link, picture: Picture) -> str:
     across, down = picture.medium.pixels
     x, y, to_x, to_y = link.x * across, link.y * down, link.to_x * across, link.to_y * down
     middle = (x + to_x) / 2
-    curve = f"M{_n(x)} {_n(y)}C{_n(middle)} {_n(y)} {_n(middle)} {_n(to_y)} {_n(to_x)} {_n(to_y)}"
+    bend = "L" if link.straight else f"C{_n(middle)} {_n(y)} {_n(middle)} {_n(to_y)} "
+    curve = f"M{_n(x)} {_n(y)}{bend}{_n(to_x)} {_n(to_y)}"
     return (f'<path d="{curve}" fill="none" '
             f'stroke="{picture.theme.colour(link.paint)}" stroke-width="{_n(max(link.value * 12, 0.75))}" '
             f'role="img" aria-label="{escape(link.title)}"><title>{escape(link.title)}</title></path>')
