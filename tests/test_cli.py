@@ -499,7 +499,7 @@ def test_colours_are_for_terminals_that_have_them(tiny: Path) -> None:
     assert "\x1b" not in plain
     assert colour.search(run(*argv, terminal=True, COLORTERM="truecolor").text)
     assert not colour.search(run(*argv, terminal=True, NO_COLOR="1").text)
-    dumb = run(*argv, terminal=True, TERM="dumb").text
+    dumb = run(*argv, terminal=True, TERM="dumb", COLUMNS="80").text
     assert "\x1b" not in dumb and dumb.split() == plain.split()
 
 
