@@ -124,14 +124,20 @@ def test_a_job_computes_with_as_many_threads_as_it_says() -> None:
         turns = Turns()
         assert [finished(worked(Asker(), turns, counted, threads)) for threads in (1, None, 2, None)] == [1, 3, 2, 3]
 
+        begun = threading.Event()
+
         def long(turn: Turn) -> list[int]:
+            begun.set()
             while not turns.wanted:
                 time.sleep(0.0005)
             turn.offer()
             return [torch.get_num_threads()]
 
         async def side_by_side() -> list:
-            return await asyncio.gather(worked(Asker(), turns, long, 1), worked(Asker(), turns, counted))
+            first = asyncio.create_task(worked(Asker(), turns, long, 1))
+            while not begun.is_set():  # the other may not take its turn before this one, who would then wait for ever
+                await asyncio.sleep(0.0005)
+            return await asyncio.gather(first, worked(Asker(), turns, counted))
 
         assert finished(side_by_side()) == [[1], 3]
     finally:
