@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from klieg.config import LlamaConfig
 from klieg.errors import KliegError
+from klieg.models import load
 from klieg.recipe import PairSource, PairTraining, read
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -107,6 +109,42 @@ def test_a_mistake_in_a_translators_recipe_is_named(tmp_path: Path, change: tupl
     with pytest.raises(KliegError, match=said) as caught:
         read(path)
     assert "\n" not in str(caught.value) and "mine.toml" in str(caught.value)
+
+
+STARTED = """
+[model]
+start = "translate"
+[train]
+steps = 4
+batch_tokens = 100
+[[data]]
+name = "mine"
+source = "en"
+target = "de"
+"""
+
+
+def test_a_run_that_starts_from_a_model_has_its_shape(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(STARTED.replace('"translate"', '"translate"\ndropout = 0.3'), "utf-8")
+    recipe, (model, tokenizer) = read(path), load("translate")
+    assert recipe.start == "translate" and recipe.model == replace(model.config, dropout=0.3)
+    assert recipe.pieces == tokenizer.size and model.config.dropout != 0.3
+
+
+@pytest.mark.parametrize("change,said", [
+    (('"translate"', '"trnslate"'), "translate"), (('"translate"', "3"), "start is 3"),
+    (('"translate"', '"translate"\nd_model = 64'), "'d_model' comes from the model to start from, translate"),
+    (("[train]", "[tokenizer]\npieces = 300\n[train]"), r"leave \[tokenizer\] away"),
+    (('"translate"', '"chat"'), "'batch_tokens'"),
+])
+def test_a_mistake_in_what_to_start_from_is_named(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    path = tmp_path / "mine.toml"
+    assert change[0] in STARTED
+    path.write_text(STARTED.replace(*change), "utf-8")
+    with pytest.raises(KliegError, match=said) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_such_recipe() -> None:

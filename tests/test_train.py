@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,48 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 KINDS = {"decoder": (write_recipe, {}), "translator": (write_translation, {}),
          "everything": (write_translation, {"r_drop": 1.0, "bpe_dropout": 0.1, "schedule": "inverse-sqrt"})}
+
+
+def started(path: Path, model: Path | str) -> Path:
+    """The recipe of a run that goes on from a model; its texts and settings are those of the recipe at `path`."""
+    text = path.read_text("utf-8")
+    other = path.with_name("started.toml")
+    other.write_text(f"[model]\nstart = '{model}'\n{text[text.index('[train]'):]}", "utf-8")
+    return other
+
+
+@pytest.mark.parametrize("write", [write_recipe, write_translation], ids=["decoder", "translator"])
+def test_a_run_starts_from_a_model_and_is_resumed_bit_by_bit(tmp_path: Path, write: Callable[..., Path]) -> None:
+    path = write(tmp_path)
+    list(Trainer(read(path), tmp_path / "first").run())
+    recipe = read(started(path, tmp_path / "first/model"))
+    begun = Trainer(recipe, tmp_path / "whole")
+    first, own = weights(tmp_path / "first"), begun.model.state_dict()
+    assert all(torch.equal(first[name], own[name]) for name in first)
+    assert begun.tokenizer.files() == models.load(str(tmp_path / "first/model"))[1].files()
+    whole = list(begun.run())
+    moved = weights(tmp_path / "whole")
+    assert not all(torch.equal(first[name], moved[name]) for name in first)
+    for step in Trainer(recipe, tmp_path / "broken").run():
+        if step.step == 7:
+            break
+    assert [p.loss for p in Trainer(recipe, tmp_path / "broken").run()] == [p.loss for p in whole[4:]]
+    again = weights(tmp_path / "broken")
+    assert all(torch.equal(moved[name], again[name]) for name in moved)
+
+
+def test_a_run_goes_on_from_the_bundled_translator(tmp_path: Path) -> None:
+    """Its sources are marked with their language, though the texts have one; a language that it has not is refused."""
+    path = write_translation(tmp_path, precision="bf16", steps=1, average=1)
+    with pytest.raises(KliegError, match="no mark for xx, and writes de, fr, zh, en"):
+        Trainer(read(started(path, "translate")), tmp_path / "refused")
+    (tmp_path / "text.xx").rename(tmp_path / "text.fr")
+    path.write_text(path.read_text("utf-8").replace('"xx"', '"fr"'), "utf-8")
+    trainer = Trainer(read(started(path, "translate")), tmp_path / "run")
+    source = trainer.corpus.batches(0, trainer.recipe.train)[0].source
+    assert (source[:, 0] == trainer.tokenizer.marks[">>fr<<"]).all()
+    assert trainer.validation.look(trainer.model.eval(), trainer.recipe.train)[0] == pytest.approx(
+        trainer.validation.look(models.load("translate")[0], trainer.recipe.train)[0])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

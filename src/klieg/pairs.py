@@ -31,6 +31,7 @@ from klieg.recipe import PairSource, PairTraining
 from klieg.segments import Dropout
 from klieg.seq2seq import Marian
 from klieg.tokenizers import Tokenizer
+from klieg.translate import languages
 
 LANGUAGES = {"de": "deu", "fr": "fra", "zh": "cmn"}   # as the files of Tatoeba are called
 WMT14 = {"de": ["training/europarl-v7.de-en", "commoncrawl.de-en", "training/news-commentary-v9.de-en"],
@@ -116,8 +117,8 @@ def _tatoeba(root: Path, source: str, target: str, split: str) -> list[Pair]:
 def _tested(root: Path) -> set[str]:
     """All sentences of Tatoeba's test sets."""
     found: set[str] = set()
-    for folder, *languages in TESTS.values():
-        for language in languages:
+    for folder, *sides in TESTS.values():
+        for language in sides:
             for path in (root / "testsets/tatoeba" / folder).glob(f"*.{language}*"):
                 found.update(lines(path))
     if not found:
@@ -162,8 +163,13 @@ def texts(sources: Iterable[PairSource], data: str | None) -> Iterator[str]:
 
 def marks(sources: Iterable[PairSource]) -> list[str]:
     """A mark for each target language; none where there is only one."""
-    targets = dict.fromkeys(language for s in sources for language in ([s.target, s.source] if s.both else [s.target]))
-    return [mark_of(language) for language in targets] if len(targets) > 1 else []
+    written = written_languages(sources)
+    return [mark_of(language) for language in written] if len(written) > 1 else []
+
+
+def written_languages(sources: Iterable[PairSource]) -> list[str]:
+    """The languages that a mixture is translated into."""
+    return list(dict.fromkeys(language for s in sources for language in ([s.target, s.source] if s.both else [s.target])))
 
 
 def mark_of(language: str) -> str:
@@ -333,9 +339,14 @@ def cut(lengths: np.ndarray, most: int) -> list[tuple[int, int]]:
 def encode(sources: tuple[PairSource, ...], tokenizer: Tokenizer, train: PairTraining,
            data: str | None = None) -> tuple[PairCorpus, PairCorpus]:
     """Training and validation pairs of a mixture; of the latter the first `validation_pairs` of each entry and direction."""
+    known, wanted = languages(tokenizer), written_languages(sources)
+    missing = [language for language in wanted if language not in known]
+    if missing and (known or len(wanted) > 1):
+        raise KliegError(f"the model to start from has no mark for {', '.join(missing)}, and writes "
+                         f"{', '.join(known) or 'one language'}; name other texts, or train a model of its own.")
     found = []
     for split in ("train", "validation"):
-        rows = _rows(sources, data, split, train)
+        rows = _rows(sources, data, split, train, marked=bool(known))
         first = next(rows, None)
         if first is None:
             raise KliegError(f"the [[data]] tables hold no pairs for {split}; one pair in a hundred is held out where no "
@@ -344,9 +355,10 @@ def encode(sources: tuple[PairSource, ...], tokenizer: Tokenizer, train: PairTra
     return found[0], found[1]
 
 
-def _rows(sources: tuple[PairSource, ...], data: str | None, split: str, train: PairTraining) -> Iterator[tuple[Pair, Entry]]:
+def _rows(sources: tuple[PairSource, ...], data: str | None, split: str, train: PairTraining,
+          marked: bool) -> Iterator[tuple[Pair, Entry]]:
     """Every pair of a mixture in each of its directions, with the language its source is marked with and its repeats."""
-    marked, held = bool(marks(sources)), split == "validation"
+    held = split == "validation"
     for source in sources:
         for turned in (False, True)[:1 + source.both]:
             language = source.source if turned else source.target

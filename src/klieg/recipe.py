@@ -1,7 +1,8 @@
 """A recipe: the TOML file that says what a training run does, every field explained here.
 
 Unknown keys are refused with the nearest valid one, so that a misspelt field can never be
-a field left at its default.
+a field left at its default. A run begins with first weights of the shape in [model], or, where
+that table says `start`, with a model that is there already: its shape, its weights, its pieces.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+from klieg.checkpoint import read_config
 from klieg.config import LARGEST, BertConfig, Config, GPT2Config, MarianConfig, parse_config
 from klieg.data import Source
 from klieg.errors import KliegError, first_line, nearest
+from klieg.models import find
 
 T = TypeVar("T")
 
@@ -131,6 +134,8 @@ class Recipe:
     pieces: int
     sources: tuple[Source, ...] | tuple[PairSource, ...]
     train: Training
+    start: str | None = None
+    """The model whose weights and pieces the run begins with: a bundled name, a folder or a Hugging Face id."""
 
 
 def read(path: str | Path) -> Recipe:
@@ -143,22 +148,24 @@ def read(path: str | Path) -> Recipe:
     except (ValueError, RecursionError) as e:
         raise KliegError(f"{path} is not valid TOML: {first_line(e)}.") from None
     _known(raw, ["model", "tokenizer", "data", "train"], str(path))
-    for table in ("model", "tokenizer", "train"):
+    start = raw["model"].get("start") if isinstance(raw.get("model"), dict) else None
+    for table in ("model", "train") if start is not None else ("model", "tokenizer", "train"):
         if not isinstance(raw.get(table), dict):
             raise KliegError(f"{path}: the table [{table}] is missing.")
-    pieces = raw["tokenizer"].get("pieces")
-    _known(raw["tokenizer"], ["pieces"], f"{path} [tokenizer]")
-    if not isinstance(pieces, int) or not 260 <= pieces <= LARGEST:
-        raise KliegError(f"{path} [tokenizer]: pieces is {pieces!r}; it must be a whole number from 260 (256 bytes and the "
-                         f"marks) to {LARGEST:,}.")
-    model = _model({**raw["model"], "vocab_size": pieces}, f"{path} [model]")
+    if start is None:
+        model = _model({**raw["model"], "vocab_size": _pieces(raw["tokenizer"], f"{path} [tokenizer]")}, f"{path} [model]")
+    elif "tokenizer" in raw:
+        raise KliegError(f"{path}: [tokenizer] and a model to start from do not go together, as that has its own pieces; "
+                         "leave [tokenizer] away.")
+    else:
+        model = _started(raw["model"], f"{path} [model]")
     entry, settings = _KINDS.get(type(model), (Source, RowTraining))
     train = _train(settings, raw["train"], f"{path} [train]", model)
     data = raw.get("data")
     if not isinstance(data, list) or not data or not all(isinstance(entry, dict) for entry in data):
         raise KliegError(f"{path}: [[data]] must name at least one text.")
     sources = tuple(_table(entry, table, f"{path} [[data]]") for table in data)
-    return Recipe(path.stem, model, pieces, sources, train)
+    return Recipe(path.stem, model, model.vocab_size, sources, train, start)
 
 
 def _train(settings: type[T], raw: dict, where: str, model: Config) -> T:
@@ -182,6 +189,32 @@ def _model(raw: dict, where: str) -> Config:
     config = parse_config(raw, where)
     _known(raw, [f.name for f in fields(config)] + ["model_type", *config.required], where)
     return config
+
+
+def _started(raw: dict, where: str) -> Config:
+    """The config of the model to start from; of it only the dropout may be another, as all else is the shape of its weights."""
+    start = raw["start"]
+    if not isinstance(start, str):
+        raise KliegError(f"{where}: start is {start!r}; it is the name or the folder of a model.")
+    folder = find(start)
+    config = parse_config(read_config(folder), str(folder / "config.json"))
+    dropouts = [f.name for f in fields(config) if f.name.endswith("dropout")]
+    for key in raw:
+        if key not in ("start", *dropouts):
+            free = f"beside it only {' and '.join(dropouts)} can be said here" if dropouts else "nothing else can be said here"
+            raise KliegError(f"{where}: {key!r} comes from the model to start from, {start}; {free}.")
+    said = {key: raw[key] for key in dropouts if key in raw}
+    return parse_config({**config.to_json(), "model_type": config.model_type, **said}, where)
+
+
+def _pieces(raw: dict, where: str) -> int:
+    """Of a tokenizer that is to be trained."""
+    pieces = raw.get("pieces")
+    _known(raw, ["pieces"], where)
+    if not isinstance(pieces, int) or not 260 <= pieces <= LARGEST:
+        raise KliegError(f"{where}: pieces is {pieces!r}; it must be a whole number from 260 (256 bytes and the marks) to "
+                         f"{LARGEST:,}.")
+    return pieces
 
 
 def _known(raw: dict, valid: list[str], where: str) -> None:

@@ -150,6 +150,8 @@ class Trainer:
         self.corpus, self.validation = self._corpora(data)
         torch.manual_seed(recipe.train.seed)
         model = models.build(recipe.model)
+        if recipe.start is not None and saved is None:
+            model.load_state_dict(models.load(recipe.start)[0].state_dict())
         self.model = model if group.sharded else model.to(group.device)
         self.stepper = Stepper(self.model, recipe.train, group)
         self.step = 0
@@ -169,14 +171,21 @@ class Trainer:
         except OSError as e:
             raise KliegError(_UNMADE.format(self.folder, (e.strerror or str(e)).lower())) from None
         if not (self.folder / "tokenizer.json").exists():
-            self._say("training the tokenizer")
-            texts = self.texts.texts(recipe.sources, data)
-            train_tokenizer(texts, recipe.pieces, **self._marks()).save(self.folder)
+            self._made_tokenizer(data).save(self.folder)
         self._say("encoding the texts")
         if self.texts is pairs and (fresh or not all(place.is_dir() for place in self._encoded)):
             corpora = pairs.encode(recipe.sources, Tokenizer.load(self.folder), recipe.train, data)
             for place, corpus in zip(self._encoded, corpora, strict=True):
                 corpus.coded.save(place)
+
+    def _made_tokenizer(self, data: str | None) -> Tokenizer:
+        """That of the model to start from, or one that is trained on the texts."""
+        recipe = self.recipe
+        if recipe.start is not None:
+            self._say(f"starting from {recipe.start}")
+            return Tokenizer.load(models.find(recipe.start))
+        self._say("training the tokenizer")
+        return train_tokenizer(self.texts.texts(recipe.sources, data), recipe.pieces, **self._marks())
 
     def _marks(self) -> dict:
         """What train_tokenizer() is told of marks, and of those around a text."""
@@ -286,8 +295,9 @@ class Trainer:
 def _facts(recipe: Recipe) -> dict:
     """What must not change between the parts of one run; how often it is saved may."""
     train = {k: v for k, v in asdict(recipe.train).items() if not k.endswith("_every")}
+    start = {} if recipe.start is None else {"start": recipe.start}
     return {"model": recipe.model.to_json(), "pieces": recipe.pieces, "train": train,
-            "sources": [asdict(source) for source in recipe.sources]}
+            "sources": [asdict(source) for source in recipe.sources], **start}
 
 
 def _table(curve: list[Progress]) -> str:
