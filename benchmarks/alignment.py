@@ -4,9 +4,13 @@ The aligner is eflomal (Östling and Tiedemann 2016: IBM 1, HMM and fertility, b
 environment of its own. It is trained on the pairs that the translator is trained on and on the gold's
 sentences themselves, as such aligners are; of its settings, its two directions and the ways to merge
 them it has the best of the test itself. The translator's layer, heads and way are chosen on every
-fifth sentence of the gold. Both are tested on the others, on the same words. Half an hour, nearly all of it eflomal's.
+fifth sentence of the gold. Both are tested on the others, on the same words.
 
-    python benchmarks/alignment.py [--model FOLDER [--alone]] [--data FOLDER] [--environment FOLDER]
+The translator is read three times: each sentence by its attention alone; with what the gold's sentences say of their
+own words, without their links; and with what some of its training pairs say too, as --pairs has it. eflomal takes half
+an hour, and reading all pairs as long again.
+
+    python benchmarks/alignment.py [--model FOLDER [--alone] [--pairs MOST]] [--data FOLDER] [--environment FOLDER]
 """
 
 from __future__ import annotations
@@ -21,7 +25,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from klieg.analysis.alignment import Part, Reading, choose, read
+from klieg.analysis.chains import ROUNDS, posteriors
 from klieg.analysis.gold import Gold, read_gold
 from klieg.analysis.links import WAYS, Agreement, Links, links, merged
 from klieg.data import data_folder
@@ -37,6 +44,7 @@ WRITTEN = {"de": ("de",), "fr": ("fr",), "zh": ("zh", "en")}     # what the tran
 STEMS = (0, 4)      # eflomal's other setting: words are told apart by so many first letters; 0: by all
 USUAL = "eflomal, words, grow-diag-final-and"      # how it is mostly used; printed beside its best
 DEVELOPMENT = 5     # one sentence in so many
+LONGEST = 40        # words of a side; longer training pairs are not learned from
 
 # French as the gold of en-fr writes it: every article and preposition a word of its own, in full.
 _WHOLE = {"du": "de le", "des": "de les", "au": "à le", "aux": "à les"}
@@ -57,8 +65,12 @@ class Text:
         return Text(self.other, tuple([side[n] for n in chosen] for side in self.sides), self.gold.part(chosen))
 
 
+def turn(found: Links) -> Links:
+    return {(b, a) for a, b in found}
+
+
 def turned(found: Iterable[Links]) -> list[Links]:
-    return [{(b, a) for a, b in one} for one in found]
+    return [turn(one) for one in found]
 
 
 def texts(data: Path) -> list[Text]:
@@ -167,21 +179,45 @@ def parts(text: Text) -> list[Part]:
     return [both[language] for language in WRITTEN[text.other]]
 
 
-def attended(text: Text, model: Marian, tokenizer: Tokenizer, reading: Reading) -> list[tuple[str, Agreement]]:
-    """What cross-attention gives on the test part: each direction by itself, then both together by the way that is best
-    on the development part."""
-    maps = [[read(model, tokenizer, part.sources, part.targets, reading, part.to) for part in parts(text.part(test))]
-            for test in (False, True)]
-    rows = [(f"klieg, into {part.to}, {reading.way}", part.gold.against([links(w, way=reading.way) for w in weights]))
-            for part, weights in zip(parts(text.part(test=True)), maps[True], strict=True)]
-    if len(rows) == 2:
-        def together(test: bool, way: str) -> Agreement:
-            back, forward = maps[test]      # into the other language, into English
-            return text.part(test).gold.against([links(f, b, way) for f, b in zip(forward, back, strict=True)])
+def worded(other: str, data: str | None, programs: Path, most: int) -> tuple[list[str], list[str]]:
+    """Training pairs in words, as the gold has its own: (sentences of other, of English); where there are more than `most`,
+    every second, third and so on."""
+    foreign, english = training(other, data)
+    every = -(-len(foreign) // most)
+    foreign, english = foreign[::every], english[::every]
+    foreign = segmented(foreign, programs) if other == "zh" else [tokenized(line, other) for line in foreign]
+    pairs = zip(foreign, (tokenized(line, "en") for line in english), strict=True)
+    kept = [pair for pair in pairs if all(0 < len(line.split()) < LONGEST for line in pair)]
+    return [a for a, _ in kept], [b for _, b in kept]
 
-        way = min(WAYS, key=lambda way: together(False, way).aer)
-        rows.append((f"klieg, both directions, {way}", together(True, way)))
+
+def attended(text: Text, model: Marian, tokenizer: Tokenizer, reading: Reading,
+             pairs: tuple[list[str], list[str]]) -> list[tuple[str, Agreement]]:
+    """What cross-attention gives on the test part, where it is read alone and where the text, and `pairs` too, are learned
+    from; each by the way that is best on the development part."""
+    foreign, english = (side + more for side, more in zip(text.sides, pairs, strict=True))
+    looks = []
+    for to in WRITTEN[text.other]:
+        given = (foreign, english) if to == "en" else (english, foreign)
+        found = (w.astype(np.float32) for w in read(model, tokenizer, *given, reading, to))
+        looks.append([w.T for w in found] if to == "en" else list(found))
+    weights = [sum(each) / len(each) for each in zip(*looks, strict=True)]       # a row for each word of other
+    count, rows = len(text.gold.sure), []
+    kinds = {"attention alone": (count, 0), "learned from the gold's sentences": (count, ROUNDS)}
+    if pairs[0]:
+        kinds[f"learned from {len(pairs[0]):,} pairs too"] = (len(weights), ROUNDS)
+    for kind, (used, rounds) in kinds.items():
+        given = weights[:used], english[:used], foreign[:used]
+        both = posteriors(*given, rounds)[:count] if rounds else [(w, None) for w in weights[:count]]
+        ways = {way: [*map(turn, (links(*pair, way=way) for pair in both))] for way in WAYS}
+        way = min(WAYS, key=lambda way: scored(text, ways[way], test=False).aer)
+        rows.append((f"klieg, {kind}, {way}", scored(text, ways[way], test=True)))
     return rows
+
+
+def scored(text: Text, found: list[Links], test: bool) -> Agreement:
+    """The links of every sentence of a text, on one of its parts."""
+    return text.part(test).gold.against([one for n, one in enumerate(found) if (n % DEVELOPMENT == 0) != test])
 
 
 def row(text: Text, name: str, found: Agreement) -> str:
@@ -197,10 +233,12 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every setting of the statistical aligner, not only two")
     parser.add_argument("--save", action="store_true", help="keep what was chosen beside the model, for klieg align")
     parser.add_argument("--alone", action="store_true", help="the model alone, in minutes")
+    parser.add_argument("--pairs", type=int, metavar="MOST", help="learn from so many training pairs of each language too")
     given = parser.parse_args()
     if given.alone and not given.model:
         parser.error("--alone measures a model; name one with --model")
-    gold, programs = texts(data_folder(given.data)), None if given.alone else environment(given.environment)
+    gold = texts(data_folder(given.data))
+    programs = environment(given.environment) if given.pairs or not given.alone else None
     reading = None
     if given.model:
         model, tokenizer = load(given.model)
@@ -209,10 +247,13 @@ def main() -> None:
             reading.save(find(given.model))
     print("| gold | aligner | AER | precision | recall |\n|---|---|---|---|---|")
     for text in gold:
-        for place, (name, found) in enumerate(statistical(text, given.data, programs) if programs else ()):
+        for place, (name, found) in enumerate(() if given.alone else statistical(text, given.data, programs)):
             if given.all or not place or name == USUAL:
                 print(row(text, name, found), flush=True)
-        for name, found in attended(text, model, tokenizer, reading) if reading else []:
+        if reading is None:
+            continue
+        pairs = worded(text.other, given.data, programs, given.pairs) if given.pairs else ([], [])
+        for name, found in attended(text, model, tokenizer, reading, pairs):
             print(row(text, name, found), flush=True)
     if reading:
         print(f"\nRead in layer {reading.layer}, heads {', '.join(map(str, reading.heads))}: chosen on every fifth sentence.")

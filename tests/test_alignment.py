@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from klieg.analysis.alignment import FILE, Part, Reading, align, choose, read, read_all
+from klieg.analysis.alignment import FILE, Part, Reading, align, choose, joined, read, read_all
+from klieg.analysis.chains import ROUNDS, posteriors
 from klieg.analysis.gold import Gold
 from klieg.analysis.links import links
 from klieg.config import MarianConfig
@@ -119,12 +120,41 @@ def test_choose_finds_the_head_that_the_gold_was_made_with(model: Marian, tokeni
     assert choose(model, tokenizer, backwards, ["forward", "backward"]) == Reading(0, (3,), "backward")
 
 
+def test_rounds_learn_from_the_pairs_together_and_the_way_back_is_averaged_in(model: Marian, tokenizer: Tokenizer) -> None:
+    forward = read(model, tokenizer, SOURCES, TARGETS, Reading(1, (2,)), "de")
+    backward = read(model, tokenizer, TARGETS, SOURCES, Reading(1, (2,)), "fr")
+    mean = [(f + b.T) / 2 for f, b in zip(forward, backward, strict=True)]
+    for given, back in ((forward, None), (mean, backward)):
+        learned = [links(f, b, "union") for f, b in posteriors(given, SOURCES, TARGETS, 2)]
+        assert joined(forward, back, SOURCES, TARGETS, "union", 2) == learned
+        assert learned != joined(forward, back, SOURCES, TARGETS, "union", 0)
+    assert joined(forward, backward, SOURCES, TARGETS, "union", 0) == [
+        links(f, b, "union") for f, b in zip(forward, backward, strict=True)]
+    assert align(model, tokenizer, SOURCES, TARGETS, layer=1, heads=[2], to="de", way="union", rounds=2) == [
+        sorted(one) for one in joined(forward, None, SOURCES, TARGETS, "union", 2)]
+
+
+def test_choose_learns_where_that_is_nearer_to_the_gold(model: Marian, tokenizer: Tokenizer) -> None:
+    looks = read(model, tokenizer, SOURCES, TARGETS, Reading(1, (2,)), "de")
+    made = [links(f, b, "intersection") for f, b in posteriors(looks, SOURCES, TARGETS)]
+    gold = Gold(made, made, 0)
+    found = choose(model, tokenizer, [Part(SOURCES, TARGETS, gold, "de")], ["intersection"])
+    learned, alone = (gold.against(joined(read(model, tokenizer, SOURCES, TARGETS, found, "de"), None, SOURCES, TARGETS,
+                                          found.way, rounds)).aer for rounds in (ROUNDS, 0))
+    assert found.rounds == ROUNDS and learned < alone
+
+
 def test_a_reading_is_kept_beside_the_model(tmp_path: Path) -> None:
     assert Reading.load(tmp_path) is None
-    Reading(2, (1, 3), "grow-diag-final").save(tmp_path)
-    assert Reading.load(tmp_path) == Reading(2, (1, 3), "grow-diag-final")
+    for reading in (Reading(2, (1, 3), "grow-diag-final"), Reading(0, (0,), "intersection", 5)):
+        reading.save(tmp_path)
+        assert Reading.load(tmp_path) == reading
+    (tmp_path / FILE).write_text('{"layer": 1, "heads": [0], "way": "forward"}', "utf-8")
+    assert Reading.load(tmp_path) == Reading(1, (0,)), "a file from before there were rounds"
     for damage in ('{"layer": -1, "heads": [0], "way": "forward"}', '{"layer": 1, "heads": [], "way": "forward"}',
-                   '{"layer": 1, "heads": [true], "way": "forward"}', '{"layer": 1, "heads": [0], "way": "sideways"}', "[]"):
+                   '{"layer": 1, "heads": [true], "way": "forward"}', '{"layer": 1, "heads": [0], "way": "sideways"}', "[]",
+                   '{"layer": 1, "heads": [0], "way": ["forward"]}', '{"heads": [0], "way": "forward"}',
+                   '{"layer": 1, "heads": [0], "way": "forward", "rounds": "5"}'):
         (tmp_path / FILE).write_text(damage, "utf-8")
         with pytest.raises(KliegError, match=r"alignment\.json is damaged"):
             Reading.load(tmp_path)

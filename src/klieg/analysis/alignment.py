@@ -6,6 +6,8 @@ by then the decoder knows the word, and before it only guesses.
 
     found = align(model, tokenizer, ["我 爱 你 。"], ["I love you ."], layer=3, to="en")   # [[(0, 0), (1, 1), ...]]
 
+What a whole text says of its words may be learned from it on top of that: chains.py.
+
 Source: Chen et al. 2020, "Accurate Word Alignment Induction from Neural Machine Translation" (Shift-Att).
 """
 
@@ -13,15 +15,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from klieg.analysis.chains import ROUNDS, posteriors
 from klieg.analysis.gold import Gold
-from klieg.analysis.links import WAYS, Link, links
+from klieg.analysis.links import WAYS, Link, Links, links
 from klieg.analysis.spelling import Sentence
 from klieg.atomic import atomic
 from klieg.attention import hide, scores, weights
@@ -40,11 +43,13 @@ FILE = "alignment.json"
 
 @dataclass(frozen=True)
 class Reading:
-    """Where in a model alignments are read: the mean of some heads of one layer, made links in one of WAYS."""
+    """Where in a model alignments are read: the mean of some heads of one layer, after so many rounds of learning from the
+    text itself (chains.py; 0: from each sentence's attention alone), made links in one of WAYS."""
 
     layer: int
     heads: tuple[int, ...]
     way: str = "forward"
+    rounds: int = 0
 
     @classmethod
     def middle(cls, model: Marian) -> Reading:
@@ -64,9 +69,11 @@ class Reading:
             return None
         found = read_json(path)
         layer, heads, way = (found.get(name) for name in ("layer", "heads", "way"))
-        if not (_number(layer) and isinstance(heads, list) and heads and all(map(_number, heads)) and way in WAYS):
+        rounds = found.get("rounds", 0)
+        if not (_number(layer) and isinstance(heads, list) and heads and all(map(_number, heads)) and way in list(WAYS)
+                and _number(rounds)):
             raise KliegError(f"{path} is damaged (it says {str(found)[:80]}); remove it, or choose anew.")
-        return cls(layer, tuple(heads), way)
+        return cls(layer, tuple(heads), way, rounds)
 
 
 @dataclass(frozen=True)
@@ -80,15 +87,31 @@ class Part:
 
 
 def align(model: Marian, tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], layer: int | None = None,
-          heads: Sequence[int] | None = None, to: str | None = None, way: str = "forward") -> list[list[Link]]:
+          heads: Sequence[int] | None = None, to: str | None = None, way: str = "forward",
+          rounds: int = 0) -> list[list[Link]]:
     """The links of each sentence pair, sorted; a word is what white space sets apart, and counts from 0.
 
     layer: by default the middle one, as Chen et al. read the third of six. heads: all by default. to: the
-    language of the targets, where the model has several. way: one of klieg.analysis.links.WAYS.
+    language of the targets, where the model has several. way: one of klieg.analysis.links.WAYS. rounds: how often
+    the pairs are learned from all together (chains.py); 0: each is read by its own attention alone.
     """
     middle = Reading.middle(model)
     reading = Reading(middle.layer if layer is None else layer, middle.heads if heads is None else tuple(heads), way)
-    return [sorted(links(weights, way=way)) for weights in read(model, tokenizer, sources, targets, reading, to)]
+    forward: list[np.ndarray] = read(model, tokenizer, sources, targets, reading, to)
+    return [sorted(found) for found in joined(forward, None, sources, targets, way, rounds)]
+
+
+def joined(forward: Sequence[np.ndarray], backward: Sequence[np.ndarray] | None, sources: Sequence[str],
+           targets: Sequence[str], way: str, rounds: int, told: Callable[[int], None] = lambda done: None) -> list[Links]:
+    """Weights (t, s) of sentence pairs, and (s, t) of the way back if that was read too -> the links of each.
+
+    Before anything is learned in rounds, of which `told` hears, both directions are averaged.
+    """
+    if not rounds:
+        return [links(f, b, way) for f, b in zip(forward, backward or [None] * len(forward), strict=True)]
+    if backward is not None:
+        forward = [(f + b.T) / 2 for f, b in zip(forward, backward, strict=True)]
+    return [links(f, b, way) for f, b in posteriors(forward, sources, targets, rounds, told)]
 
 
 def read(model: Marian, tokenizer: Tokenizer, sources: Sequence[str], targets: Sequence[str], reading: Reading,
@@ -186,7 +209,8 @@ def _looks(model: Marian, pairs: list[_Pair], layers: list[int]) -> np.ndarray:
 def choose(model: Marian, tokenizer: Tokenizer, parts: Sequence[Part], ways: Sequence[str] = tuple(WAYS)) -> Reading:
     """Where the error rate is lowest, as a mean over the parts; give it gold that is not tested on.
 
-    In each layer heads are joined from the best one on, as long as that helps.
+    In each layer heads are joined from the best one on, as long as that helps. Then it is tried whether learning from the
+    parts' own words helps.
     """
     maps = [read_all(model, tokenizer, part.sources, part.targets, part.to) for part in parts]
 
@@ -205,6 +229,14 @@ def choose(model: Marian, tokenizer: Tokenizer, parts: Sequence[Part], ways: Seq
                     lowest, heads = joined, [*heads, head]
             if best is None or lowest < best[0]:
                 best = lowest, Reading(layer, tuple(sorted(heads)), way)
+    reading = best[1]
+    looks = [[w[reading.layer, list(reading.heads)].mean(0) for w in each] for each in maps]
+    learned = [posteriors(each, part.sources, part.targets) for part, each in zip(parts, looks, strict=True)]
+    for way in ways:
+        lowest = float(np.mean([part.gold.against([links(f, b, way) for f, b in each]).aer
+                                for part, each in zip(parts, learned, strict=True)]))
+        if lowest < best[0]:
+            best = lowest, replace(reading, way=way, rounds=ROUNDS)
     return best[1]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Annotated
@@ -137,13 +137,15 @@ def align(
                                                           "the model, else the middle layer.")] = None,
     way: Annotated[str | None, typer.Option(help="forward, backward, intersection, union, grow-diag, grow-diag-final, or "
                                                  "grow-diag-final-and.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=0, max=100, help="How often the sentences are learned from all together; "
+                                                                    "0: each by its own attention alone.")] = None,
     gold: Annotated[Path | None, typer.Option(metavar="FILE", help="Links that people made: prints the error rate.")] = None,
 ) -> None:
     """Say which word stands for which, as source-target pairs."""
     from klieg import models
-    from klieg.analysis.alignment import Reading, read
+    from klieg.analysis.alignment import Reading, joined, read
     from klieg.analysis.gold import pharaoh, read_gold
-    from klieg.analysis.links import WAYS, links
+    from klieg.analysis.links import WAYS
     from klieg.views.progress import counted
 
     if way is not None:
@@ -156,16 +158,18 @@ def align(
         translator = _load(name, language)
         reading = Reading.load(models.find(name)) or Reading.middle(translator.model)
         if layer is not None:
-            reading = Reading(layer, tuple(range(translator.model.heads)), reading.way)
+            reading = replace(reading, layer=layer, heads=tuple(range(translator.model.heads)))
         with counted("sentences", shell.console(error=True)) as step:
             return reading, read(translator.model, translator.tokenizer, given, made, reading, language,
                                  lambda done: step(done, len(given)))
 
     reading, forward = looked(model, sources, targets, to)
     both = back is not None or back_model is not None
-    backward = looked(back_model or model, targets, sources, back)[1] if both else [None] * len(forward)
-    way = way or ("grow-diag-final" if both else reading.way)
-    found = [links(f, b, way) for f, b in zip(forward, backward, strict=True)]
+    backward = looked(back_model or model, targets, sources, back)[1] if both else None
+    rounds = reading.rounds if rounds is None else rounds
+    way = way or ("grow-diag-final" if both and not rounds else reading.way)
+    with counted("rounds", shell.console(error=True)) as step:
+        found = joined(forward, backward, sources, targets, way, rounds, lambda done: step(done, rounds))
     score = wanted.against(found) if wanted is not None else None
     shell.write("".join(f"{pharaoh(one)}\n" for one in found))
     if score is not None:
