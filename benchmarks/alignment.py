@@ -21,8 +21,9 @@ import re
 import subprocess
 import tempfile
 import venv
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,23 @@ def parts(text: Text) -> list[Part]:
     return [both[language] for language in WRITTEN[text.other]]
 
 
+def cased(text: Text, data: str | None) -> Text:
+    """The text with the capitals that its words mostly have in the training pairs, and one at the start of each sentence.
+
+    The gold of Chinese and German is in small letters throughout. eflomal reads all words so; to a translator they are others.
+    """
+    sides = []
+    for mine, theirs, language in zip(text.sides, training(text.other, data), (text.other, "en"), strict=True):
+        spelt: dict[str, Counter[str]] = defaultdict(Counter)
+        for line in theirs:
+            for word in tokenized(line, language).split()[1:]:
+                spelt[word.lower()][word] += 1
+        usual = {word: found.most_common(1)[0][0] for word, found in spelt.items()}
+        lines = [" ".join(usual.get(word.lower(), word) for word in line.split()) for line in mine]
+        sides.append([line[:1].upper() + line[1:] for line in lines])
+    return replace(text, sides=tuple(sides))
+
+
 def worded(other: str, data: str | None, programs: Path, most: int) -> tuple[list[str], list[str]]:
     """Training pairs in words, as the gold has its own: (sentences of other, of English); where there are more than `most`,
     every second, third and so on."""
@@ -242,21 +260,22 @@ def main() -> None:
     reading = None
     if given.model:
         model, tokenizer = load(given.model)
-        reading = choose(model, tokenizer, [part for text in gold for part in parts(text.part(test=False))])
+        spelt = [cased(text, given.data) for text in gold]
+        reading = choose(model, tokenizer, [part for text in spelt for part in parts(text.part(test=False))])
         if given.save:
             reading.save(find(given.model))
     print("| gold | aligner | AER | precision | recall |\n|---|---|---|---|---|")
-    for text in gold:
+    for number, text in enumerate(gold):
         for place, (name, found) in enumerate(() if given.alone else statistical(text, given.data, programs)):
             if given.all or not place or name == USUAL:
                 print(row(text, name, found), flush=True)
         if reading is None:
             continue
         pairs = worded(text.other, given.data, programs, given.pairs) if given.pairs else ([], [])
-        for name, found in attended(text, model, tokenizer, reading, pairs):
+        for name, found in attended(spelt[number], model, tokenizer, reading, pairs):
             print(row(text, name, found), flush=True)
     if reading:
-        print(f"\nRead in layer {reading.layer}, heads {', '.join(map(str, reading.heads))}: chosen on every fifth sentence.")
+        print(f"\nChosen on every fifth sentence: {reading}")
 
 
 if __name__ == "__main__":

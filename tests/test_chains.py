@@ -13,7 +13,7 @@ from klieg.analysis.links import links
 
 
 def paths(odds: np.ndarray, jumps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Posteriors (n, m) and jumps made, by the definition: the sum over every path; a row is (place, whether it stands there)."""
+    """Posteriors (n, m) and jumps made, by the definition, over every path; a row is (place, whether it stands there)."""
     rows, states = odds.shape
     found, made, total = np.zeros((rows, states)), np.zeros(2 * FAR + 1), 0.0
     for path in product(product(range(states), (True, False)), repeat=rows):

@@ -17,6 +17,7 @@ from test_cli import Ran, Terminal, here, refused, run, tiny  # noqa: F401
 from test_translate import taught
 
 from klieg import models
+from klieg.analysis.alignment import Reading, joined, read
 from klieg.beam import Search
 from klieg.commands import translate
 from klieg.evaluate import perplexity, score
@@ -261,3 +262,53 @@ def test_a_mistake_in_evaluating_is_one_line(argv: list[str], said: str, files: 
             for part in (name, value)]
     refused(run("evaluate", *argv, *rest), said)
     assert sorted(here.iterdir()) == before
+
+
+# ---- klieg align ----
+
+PAIRS = [("cat sees dog .", "katze sieht hund ."), ("dog loves cat .", "hund liebt katze ."), ("big moon .", "gross mond .")]
+
+
+def pharaohs(found: list) -> bytes:
+    return as_lines([" ".join(f"{s}-{t}" for s, t in sorted(one)) for one in found])
+
+
+def test_align_reads_as_it_was_told_or_as_the_folder_says(folder: Path, here: Path, tmp_path: Path) -> None:  # noqa: F811
+    both, sources, targets = Translator.load(str(folder)), *map(list, zip(*PAIRS, strict=True))
+    Path("both.txt").write_text("".join(f"{s} ||| {t}\n" for s, t in PAIRS), "utf-8")
+    middle = Reading.middle(both.model)
+    forward = read(both.model, both.tokenizer, sources, targets, middle, "de")
+    argv = ["align", "both.txt", "--model", folder, "--to", "de"]
+    assert run(*argv) == Ran(0, pharaohs(joined(forward, None, sources, targets, "forward", 0)), "")
+    learned = pharaohs(joined(forward, None, sources, targets, "union", 3))
+    assert learned != pharaohs(joined(forward, None, sources, targets, "union", 0))
+    assert run(*argv, "--rounds", "3", "--way", "union") == Ran(0, learned, "")
+    back = read(both.model, both.tokenizer, targets, sources, middle, "zh")
+    assert run(*argv, "--rounds", "3", "--way", "union", "--back", "zh").out == pharaohs(
+        joined(forward, back, sources, targets, "union", 3))
+    assert run(*argv, "--back", "zh").out == pharaohs(joined(forward, back, sources, targets, "grow-diag-final", 0))
+    kept = tmp_path / "kept"
+    models.save(kept, both.model, both.tokenizer)
+    Reading(0, (1,), "union", 2).save(kept)
+    there = read(both.model, both.tokenizer, sources, targets, Reading(0, (1,)), "de")
+    argv[3] = kept
+    assert run(*argv).out == pharaohs(joined(there, None, sources, targets, "union", 2))
+    assert run(*argv, "--rounds", "0").out == pharaohs(joined(there, None, sources, targets, "union", 0))
+    assert run(*argv, "--layer", "0").out == pharaohs(joined(read(both.model, both.tokenizer, sources, targets, Reading(
+        0, tuple(range(both.model.heads))), "de"), None, sources, targets, "union", 2))
+
+
+def test_align_prints_the_error_rate_against_gold(folder: Path, here: Path) -> None:  # noqa: F811
+    Path("both.txt").write_text("".join(f"{s} ||| {t}\n" for s, t in PAIRS), "utf-8")
+    argv = ["align", "both.txt", "--model", folder, "--to", "de", "--rounds", "1"]
+    Path("gold").write_bytes(run(*argv).out)
+    ran = run(*argv, "--gold", "gold")
+    assert ran.out == Path("gold").read_bytes() and "AER 0.0 %, precision 100.0 %, recall 100.0 %" in ran.err
+
+
+def test_a_mistake_in_aligning_is_one_line(folder: Path, here: Path) -> None:  # noqa: F811
+    Path("both.txt").write_text("cat ||| katze\ncat\n", "utf-8")
+    argv = ["align", "both.txt", "--model", folder, "--to", "de"]
+    refused(run(*argv), r"both\.txt, line 2 is not 'source \|\|\| target'")
+    refused(run(*argv, "--rounds", "-1"), "rounds", 2)
+    refused(run(*argv, "--way", "unoin"), "union", 1)
