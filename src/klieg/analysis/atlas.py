@@ -19,6 +19,7 @@ from statistics import NormalDist
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from klieg.analysis.behaviour import UNITS, Score
@@ -72,11 +73,12 @@ class Atlas(Tally):
         """The scores of one more text, layer by layer."""
         self.of([heads for heads, _ in found])
         for place, (heads, scores) in enumerate(found):
-            for name, score in scores.items():
-                there = score.weight.isfinite() & score.chance.isfinite()
-                weight, chance = (x.where(there, 0.0) for x in (score.weight, score.chance))
-                for key, x in zip(_SUMS, (there.double(), weight, weight.square(), chance), strict=True):
-                    self.sums[key][SCORES.index(name), place, :heads.heads] += x
+            names = [SCORES.index(name) for name in scores]
+            weight, chance = (torch.stack([getattr(score, name) for score in scores.values()]) for name in ("weight", "chance"))
+            there = weight.isfinite() & chance.isfinite()
+            weight, chance = weight.where(there, 0.0), chance.where(there, 0.0)
+            for key, x in zip(_SUMS, (there.double(), weight, weight.square(), chance), strict=True):
+                self.sums[key][names, place, :heads.heads] += x
 
     def means(self, score: str) -> list[list[float]]:
         """The mean of every head of every layer; NaN where no text had the score."""
