@@ -211,3 +211,60 @@ def test_killed_at_any_moment_and_started_again_it_counts_everything_once(corpus
     killed, whole = atlas("killed"), atlas("whole")
     assert killed.whole and killed.counts == whole.counts
     assert all(torch.equal(x, whole.sums[name]) for name, x in killed.sums.items())
+
+
+def grammar(path: Path, sentences: int = 12) -> Path:
+    """"The cat (never) loves the moon." as a treebank."""
+    blocks = []
+    for n in range(sentences):
+        words = [("The", 2, "det"), ("cat", 3, "nsubj"), ("loves", 0, "root"), ("the", 5, "det"), ("moon", 3, "obj"),
+                 (".", 3, "punct")]
+        if n % 3 == 0:
+            words = [("The", 2, "det"), ("cat", 4, "nsubj"), ("never", 4, "advmod"), ("loves", 0, "root"), ("the", 6, "det"),
+                     ("moon", 4, "obj"), (".", 4, "punct")]
+        blocks.append("".join(f"{at}\t{form}\t_\t_\t_\t_\t{head}\t{name}\t_\t{'SpaceAfter=No' if form == 'moon' else '_'}\n"
+                              for at, (form, head, name) in enumerate(words, 1)))
+    path.write_text("\n".join(blocks), "utf-8")
+    return path
+
+
+def test_a_treebank_is_read_for_grammar(tiny: Path, here: Path) -> None:  # noqa: F811
+    from pyarrow import parquet
+
+    from klieg.analysis.reader import load
+    from klieg.analysis.syntax import syntax
+    from klieg.analysis.treebank import read_treebank
+
+    path = grammar(here / "some.conllu")
+    ran = run("atlas", tiny, path, "-o", "out", "--parquet")
+    assert ran.status == 0, ran.err
+    found = syntax(load(str(tiny)), read_treebank(path))
+    assert sorted(each.name for each in Path("out").iterdir()) == [f"syntax.{x}" for x in ("csv", "html", "parquet", "svg")]
+    lines = list(csv.DictReader(Path("out/syntax.csv").read_text("utf-8").splitlines()))
+    assert [float(line["share"]) for line in lines] == [line.share for line in found.lines()]
+    assert parquet.read_table("out/syntax.parquet").column("baseline").to_pylist() == [line.baseline for line in found.lines()]
+    rows = [line.split() for line in ran.text.splitlines()[1:]]
+    for words, relation in zip(rows, found.ways(), strict=True):
+        assert words[:3] == [relation.name, relation.to, f"{relation.best.layer}.{relation.best.head}"]
+        assert words[3] == f"{100 * relation.chosen.share:.1f}" and words[-1] == str(relation.chosen.count)
+        assert words[-5:-3] == [f"{relation.offset:+d}:", f"{100 * relation.baseline.share:.1f}"]
+    assert "12 sentences; heads and offsets were chosen on every second one" in ran.err and "p < 0.05" in ran.err
+    page = Path("out/syntax.html").read_text("utf-8")
+    assert page.count("<tr>") == 1 + len(lines) and page.count("<svg") == len(found.ways()) and "sign test" in page
+    zh = run("atlas", tiny, path, "-o", "out", "--by", "obj", "--lang", "zh")
+    assert zh.status == 0 and "支配词" in zh.text and "依存关系" in zh.text and "共 12 句" in zh.err
+    svg = Path("out/syntax.svg").read_text("utf-8")
+    assert ElementTree.fromstring(svg).tag.endswith("svg") and "obj：" in svg
+
+
+def test_a_wrong_treebank_is_one_line(tiny: Path, here: Path) -> None:  # noqa: F811
+    path = grammar(here / "some.conllu")
+    refused(run("atlas", tiny, path, "-o", "out", "--tokens", "9"), "sentence by sentence; leave --tokens away")
+    refused(run("atlas", tiny, path, "-o", "out", "--by", "nsubi"), "no relation 'nsubi' in both halves. Did you mean 'nsubj'?")
+    refused(run("atlas", tiny, path), "-o atlas")
+    path.write_text(path.read_text("utf-8").replace("\t3\tobj", "\tx\tobj", 1), "utf-8")
+    refused(run("atlas", tiny, path, "-o", "out"), "line 13: column 7 is 'x'")
+    refused(run("atlas", tiny, grammar(path, 1), "-o", "out"), "stands in both")
+    refused(run("atlas", tiny, "none.conllu", "-o", "out"), "none.conllu cannot be read")
+    (here / "file").write_text("", "utf-8")
+    refused(run("atlas", tiny, grammar(path), "-o", "file/out"), "file/out")

@@ -15,7 +15,7 @@ from test_atlas import atlas, corpus, reader, tokenizer  # noqa: F401
 
 from klieg.analysis.atlas import Atlas
 from klieg.analysis.behaviour import UNITS
-from klieg.views.atlas import grid
+from klieg.views.atlas import grid, word
 from klieg.views.document import document, sources
 from klieg.views.ledger import COLUMNS, ledger
 
@@ -46,7 +46,8 @@ class Page(HTMLParser):
 def drawn(atlas: Atlas, model: str = "tiny", language: str = "en") -> str:  # noqa: F811
     pictures = {score: grid(model, score, UNITS[score], atlas.rows, atlas.means(score), whole=atlas.whole, language=language)
                 for score in ("induction", "entropy")}
-    return ledger(model, atlas.lines(), pictures, atlas.counts, language)
+    partial = "" if atlas.whole else word("partial", language)
+    return ledger(model, atlas.lines(), pictures, ["read < this", word("columns", language)], partial, language=language)
 
 
 def test_every_line_of_the_atlas_stands_there(atlas: Atlas) -> None:  # noqa: F811

@@ -50,4 +50,7 @@ def sign_test(one: Sequence[float], other: Sequence[float]) -> float:
     better = sum(a > b for a, b in zip(one, other, strict=True))
     worse = sum(a < b for a, b in zip(one, other, strict=True))
     n = better + worse
-    return sum(math.comb(n, k) for k in range(better, n + 1)) / 2 ** n
+    total, ways = 0, math.comb(n, better)
+    for k in range(better, n + 1):
+        total, ways = total + ways, ways * (n - k) // (k + 1)
+    return total / 2 ** n

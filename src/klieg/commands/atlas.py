@@ -30,8 +30,8 @@ def atlas(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled name, a folder, or a Hugging Face id; with "
                                          "--compare and --add the folder of an atlas.")],
     corpus: Annotated[str | None, typer.Argument(metavar="CORPUS", help="A text in UTF-8, its documents set apart by blank "
-                                                 "lines, or .jsonl with a \"text\" in every line; also .gz. With --compare "
-                                                 "and --add another atlas.")] = None,
+                                                 "lines, or .jsonl with a \"text\" in every line; also .gz; or a treebank "
+                                                 "in CoNLL-U, .conllu. With --compare and --add another atlas.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where the atlas is kept, and goes "
                                              "on.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens; by default at the corpus's "
@@ -41,7 +41,8 @@ def atlas(
     probe: Annotated[str | None, typer.Option(metavar="PROBE", help="repeated: random tokens, each stretch twice, and no "
                                               "CORPUS; needle: a number hidden in each text and asked for at its "
                                               "end.")] = None,
-    by: Annotated[str | None, typer.Option(metavar="SCORE", help="The score of the picture, for example induction.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="SCORE", help="The score of the picture, for example induction; "
+                                            "of a treebank the relation, for example nsubj.")] = None,
     parquet: Annotated[bool, typer.Option("--parquet", help="The table as Parquet too.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Print the heads in which two atlases differ most.")] = False,
     add: Annotated[bool, typer.Option("--add", help="Add two atlases of one model over different corpora.")] = False,
@@ -49,20 +50,28 @@ def atlas(
 ) -> None:
     """Score what every head of a model does over a corpus.
 
-    Induction, previous token and more, each with its interval and its chance. Interrupt it at any time and give the same
-    command to go on. Several processes share a corpus: torchrun --nproc-per-node 2 -m klieg atlas MODEL CORPUS -o FOLDER
+    Induction, previous token and more, each with its interval and its chance; over a treebank, whether heads find the head
+    and the dependents of a word. Interrupt a corpus at any time and give the same command to go on.
+    Several processes share it: torchrun --nproc-per-node 2 -m klieg atlas MODEL CORPUS -o FOLDER
     """
     from klieg.analysis.atlas import SCORES
     from klieg.analysis.columns import need_parquet
     from klieg.analysis.probes import PROBES
+    from klieg.analysis.treebank import SUFFIX
+    from klieg.commands.syntax import syntax
 
     language = shell.language(lang)
-    if by is not None:
+    gold = (corpus or "").lower().endswith(SUFFIX)
+    if by is not None and not gold:
         shell.one_of("by", by, SCORES)
     if probe is not None:
         shell.one_of("probe", probe, list(PROBES))
     if parquet:
         need_parquet()
+    if gold and not (compare or add):
+        _refused({"tokens": tokens, "window": window, "probe": probe}, "a treebank is read whole, sentence by sentence")
+        syntax(model, Path(corpus or ""), _folder(out), by, parquet, language)
+        return
     if compare or add:
         _two(model, corpus, {"tokens": tokens, "window": window, "probe": probe}, "compare" if compare else "add")
     if compare:
@@ -70,8 +79,7 @@ def atlas(
             raise KliegError("--compare prints and writes nothing; leave --out and --add away.")
         _compare(Path(model), Path(corpus or ""), [by] if by else SCORES, language)
         return
-    if out is None:
-        raise KliegError("an atlas is kept in a folder; name one, for example -o atlas.")
+    out = _folder(out)
     if add:
         _written(_sum(Path(model), Path(corpus or ""), out), out, by, parquet, language)
         return
@@ -82,9 +90,20 @@ def _two(first: str, second: str | None, given: dict[str, object], option: str) 
     """KliegError unless there are two atlases, and nothing that belongs to a reading."""
     if second is None:
         raise KliegError(f"--{option} is of two atlases; name another one beside {first}.")
+    _refused(given, f"--{option} is of two atlases and reads no corpus")
+
+
+def _refused(given: dict[str, object], why: str) -> None:
+    """KliegError if one of these options was given."""
     for name, value in given.items():
         if value is not None:
-            raise KliegError(f"--{option} is of two atlases and reads no corpus; leave --{name} away.")
+            raise KliegError(f"{why}; leave --{name} away.")
+
+
+def _folder(out: Path | None) -> Path:
+    if out is None:
+        raise KliegError("an atlas is kept in a folder; name one, for example -o atlas.")
+    return out
 
 
 def _read(model: str, corpus: str | None, out: Path, tokens: int | None, window: int | None, asked: str | None,
@@ -131,7 +150,7 @@ def _written(found: Atlas, out: Path, by: str | None, parquet: bool, language: s
     """Table, picture and page beside the atlas, and on standard output the highest heads of every score."""
     from klieg.analysis import columns
     from klieg.analysis.atlas import SCORES
-    from klieg.views.atlas import highest
+    from klieg.views.atlas import highest, word
     from klieg.views.ledger import ledger
 
     by = by or next((score for score in ("retrieval", "induction", "previous") if found.has(score)), "entropy")
@@ -142,7 +161,10 @@ def _written(found: Atlas, out: Path, by: str | None, parquet: bool, language: s
     if parquet:
         bodies[out / "atlas.parquet"] = columns.parquet(lines, {"model": found.model, "whole": str(found.whole)})
     bodies |= {out / "atlas.svg": shell.drawn(pictures[by], "svg"),
-               out / "atlas.html": ledger(found.model, lines, pictures, found.counts, language).encode()}
+               out / "atlas.html": ledger(found.model, lines, {word(score, language): picture for score, picture in
+                                                               pictures.items()},
+                                          [word("read", language, **found.counts), word("columns", language)],
+                                          "" if found.whole else word("partial", language), language=language).encode()}
     shell.deliver(bodies)
     print(f"wrote {out / FILE}", file=sys.stderr)
     shell.console().print(highest((line for score in SCORES for line in found.table(score)[:SHOWN]), language))

@@ -52,6 +52,8 @@ WORDS = {
     "columns": ("Each score is a mean over texts; from and to are its 95 % interval, and chance is what the head would score "
                 "without the behaviour.",
                 "每项指标都是各段文本的均值；下限与上限构成 95% 置信区间，随机基线是这个头没有该行为时的得分。"),
+    "relation": ("relation", "依存关系"), "to": ("looks for", "所找的词"), "share": ("right", "正确率"),
+    "offset": ("offset", "偏移"), "baseline": ("of the offset", "偏移基线"), "count": ("words", "词数"),
     "left junk": ("left out: {count:,} pieces that are no UTF-8 text", "略过：{count:,} 段不是 UTF-8 的内容"),
     "left broken": ('left out: {count:,} lines that are no JSON object with a "text"',
                     '略过：{count:,} 行不是带有 "text" 的 JSON'),

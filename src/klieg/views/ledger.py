@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from klieg.views import svg
-from klieg.views.atlas import Line, word
+from klieg.views.atlas import word
 from klieg.views.document import document
 from klieg.views.glyphs import safe
 from klieg.views.palette import LIGHT
 from klieg.views.picture import Picture
 
 COLUMNS = ("score", "layer", "kind", "head", "mean", "low", "high", "chance", "texts")
-NAMES = ("score", "kind")      # columns of words
+NAMES = ("score", "relation", "to", "kind")      # columns of words
 _STYLE = (f"body{{max-width:62rem}}p,summary,th button{{color:{LIGHT.ink2}}}table{{border-collapse:collapse;width:100%}}"
           f"th,td{{padding:.15rem .6rem;text-align:right;border-bottom:1px solid {LIGHT.line}}}"
           "td{font-variant-numeric:tabular-nums}"
@@ -44,23 +45,24 @@ document.querySelector('select').addEventListener('change', event => {
 """
 
 
-def ledger(model: str, lines: Sequence[Line], pictures: Mapping[str, Picture], counts: Mapping[str, int],
-           language: str = "en") -> str:
-    """One HTML file: what was read (counts of windows and tokens), pictures by score, the first of them open, and all lines
-    of an atlas. Without scripts the table stands as the lines do."""
-    parts = [f"<p>{escape(word('read', language, **counts))}</p>", f"<p>{escape(word('columns', language))}</p>"]
-    if not all(line.whole for line in lines):
-        parts.insert(1, f"<p><strong>{escape(word('partial', language))}</strong></p>")
-    for n, (score, picture) in enumerate(pictures.items()):
-        parts.append(f"<details{' open' * (n == 0)}><summary>{escape(word(score, language))}</summary>"
+def ledger(model: str, lines: Sequence[Any], pictures: Mapping[str, Picture], said: Sequence[str], partial: str = "",
+           columns: Sequence[str] = COLUMNS, language: str = "en") -> str:
+    """One HTML file: what was read (`said`, a paragraph each, after the first what is `partial` in bold), pictures by their
+    titles, the first of them open, and all lines of an atlas. Without scripts the table stands as the lines do."""
+    parts = [f"<p>{escape(text)}</p>" for text in said]
+    if partial:
+        parts.insert(1, f"<p><strong>{escape(partial)}</strong></p>")
+    for n, (title, picture) in enumerate(pictures.items()):
+        parts.append(f"<details{' open' * (n == 0)}><summary>{escape(title)}</summary>"
                      f"<figure>{svg.lower(picture)}</figure></details>")
-    scores = list(dict.fromkeys(line.score for line in lines))
-    options = "".join(f'<option value="{escape(score)}">{escape(score)}</option>' for score in scores)
-    parts.append(f'<p><select aria-label="{escape(word("score", language))}"><option value="">'
+    first = columns[0]
+    names = list(dict.fromkeys(getattr(line, first) for line in lines))
+    options = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in names)
+    parts.append(f'<p><select aria-label="{escape(word(first, language))}"><option value="">'
                  f"{escape(word('all', language))}</option>{options}</select> {escape(word('sorted', language))}</p>")
     heads = "".join(f'<th scope="col"{_class(name)}><button type="button">{escape(word(name, language))}</button></th>'
-                    for name in COLUMNS)
-    rows = "\n".join(f"<tr>{''.join(_cell(line, name) for name in COLUMNS)}</tr>" for line in lines)
+                    for name in columns)
+    rows = "\n".join(f"<tr>{''.join(_cell(line, name) for name in columns)}</tr>" for line in lines)
     parts.append(f"<table><thead><tr>{heads}</tr></thead><tbody>\n{rows}\n</tbody></table>")
     return document(word("heads of", language, model=safe(model)), "\n".join(parts), _STYLE, _SCRIPT, language)
 
@@ -69,7 +71,7 @@ def _class(name: str) -> str:
     return ' class="word"' if name in NAMES else ""
 
 
-def _cell(line: Line, name: str) -> str:
+def _cell(line: Any, name: str) -> str:
     """One value as it is read, and as it is sorted by."""
     value = getattr(line, name)
     if name in NAMES:
