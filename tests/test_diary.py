@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,9 @@ def test_an_atlas_is_that_of_a_reader_and_leaves_the_model_as_it_was(tokenizer: 
                 expected.add(reader.scores(window, number << 20 | n))
     assert found.whole and all(torch.equal(found.sums[name], x) for name, x in expected.sums.items())
     assert diary.looks == 1 and 0 < diary.share <= 1 and "at 1 step in" in diary.cost
+    diary.seconds, diary.looks = 6.0, 3     # 2 s each, beside ten steps of 0.3 s
+    assert diary.forecast(0.3) == "scores of heads at every 10 steps, 2 s each: about 40 % of the time"
+    assert diary.forecast(None) == "scores of heads at every 10 steps, 2 s each"
 
 
 def test_klieg_trains_with_a_diary_to_the_same_bits(tmp_path: Path) -> None:
@@ -99,6 +103,11 @@ def test_klieg_train_scores_heads_on_a_text(tmp_path: Path) -> None:
     ran = run("train", recipe, "--out", tmp_path / "run", "--heads", tmp_path / "heads.txt", "--heads-every", "2")
     assert ran.status == 0, ran.err
     assert "scores of heads at 3 steps" in ran.err
+    told = re.search(r"scores of heads at every 2 steps, [0-9.]+ s each: about [0-9.]+ % of the time\n", ran.err)
+    assert told is not None and told.start() > ran.err.index("parameters; a step needs")
+    assert ran.err.index("scores of heads at 3 steps") > told.start()
+    again = run("train", recipe, "--out", tmp_path / "run", "--heads", tmp_path / "heads.txt")
+    assert re.search(r"scores of heads at every 100 steps, [0-9.]+ s each\n", again.err), again.err
     assert sorted(path.name for path in (tmp_path / "run/heads").iterdir()) == [f"step-0000000{n}" for n in (0, 2, 4)]
     refused(run("train", recipe, "--out", tmp_path / "new", "--heads", tmp_path / "none.txt"), "no corpus")
     (tmp_path / "pairs").mkdir()

@@ -1,7 +1,7 @@
 """What the heads do while a model is trained: an atlas of the same few texts at every so many steps.
 
 Each is an atlas in a folder of its own, DIARY/step-00001000, and `klieg atlas --compare` reads any two of them. The time
-that they take is measured, and said at the end as a share of the whole.
+that they take is measured: said from the first on as what is to be expected, and at the end as a share of the whole.
 
     diary = Diary("runs/mine/heads", tokenizer, ["I love you. ..."], every=100)
     for progress in trainer.run():                              # klieg.train.Trainer
@@ -62,6 +62,14 @@ class Diary:
         each = f", {self.seconds / self.looks:.2f} s each" if self.looks else ""
         steps = f"{self.looks} step{'s' * (self.looks != 1)}"
         return f"scores of heads at {steps} in {self.folder}{each}: {100 * self.share:.1f} % of the time"
+
+    def forecast(self, seconds: float | None) -> str:
+        """What they will take, in words, by those so far, at least one; `seconds` of a step of training, if they are known."""
+        each = self.seconds / self.looks
+        said = f"scores of heads at every {self.every} steps, {each:.2g} s each"
+        if seconds is None:
+            return said
+        return f"{said}: about {100 * each / (each + self.every * seconds):.2g} % of the time"
 
     def step(self, model: nn.Module, step: int) -> Path | None:
         """The folder of this step's atlas; None at a step that has none. The model is left as it was."""

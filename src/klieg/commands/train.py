@@ -62,12 +62,19 @@ def train(
         begun = bool(processes.sum(any(folder.glob("state-*"))))
         if not begun and not estimate:
             processes.lead(partial(check, found, folder, data))
+        seconds = None
         if not begun or estimate:
             needs = estimated(found, processes)
             say(needs.line)
             processes.lead(needs.check)
+            seconds = needs.seconds
         if not estimate:
-            _train(Trainer(found, folder, data, say, processes), console, heads, heads_every)
+            trainer = Trainer(found, folder, data, say, processes)
+            diary = None
+            if heads is not None and processes.rank == 0:
+                diary = _diary(trainer, heads, heads_every)
+                say(diary.forecast(seconds))
+            _train(trainer, console, diary)
 
 
 def _scorable(heads: Path, kind: str, processes: Group) -> None:
@@ -91,14 +98,13 @@ def _diary(trainer: Trainer, heads: Path, every: int) -> Diary:
     return diary
 
 
-def _train(trainer: Trainer, console: Console, heads: Path | None, every: int) -> None:
+def _train(trainer: Trainer, console: Console, diary: Diary | None) -> None:
     """To the last step; process 0 shows how it goes, draws the curve and scores the heads."""
     from klieg.views.progress import watched
 
     if trainer.group.rank:
         deque(trainer.run(), maxlen=0)
         return
-    diary = None if heads is None else _diary(trainer, heads, every)
     for progress in watched(trainer.run(), trainer.step, console):
         if diary is not None:
             diary.step(trainer.model, progress.step)
