@@ -4,14 +4,17 @@ The bundled model `chat`, and a model of its shape with random weights, read win
 of others, and repeated random tokens.
 Both tools get the same ids of the same models, each in an environment of its own; `detect_head` is at its defaults
 (error_measure "mul"), and its score of a head is the mean over texts. Printed is Spearman's rank correlation over all heads,
-for each behaviour, and the largest difference once the two definitions are brought to one.
+for each behaviour; how well a tool agrees with itself, from one half of the texts to the other, by ours and by theirs; and the
+largest difference once the two definitions are brought to one.
 
 They differ in what a mean is over: `detect_head` divides the weight on a behaviour's links by the weight of all rows, ours
 by the rows that have such a link; so within one text ours is larger by rows / rows with links, the same for every head, and
 over several texts each text weighs otherwise. And for induction it counts a token that repeats the one before it as a link
 to itself, which ours leaves out: nothing came after that earlier token but the query.
 
-    KLIEG_DATA=FOLDER python benchmarks/heads.py [--texts 20] [--window 128] [--threads 2] [--environments FOLDER]
+Without TransformerLens (--alone) our own weights stand for it, brought to its definition.
+
+    KLIEG_DATA=FOLDER python benchmarks/heads.py [--texts 20] [--window 128] [--threads 2] [--alone] [--environments FOLDER]
 """
 
 from __future__ import annotations
@@ -50,9 +53,10 @@ def main() -> None:
     options.add_argument("--data", help="folder of texts; by default KLIEG_DATA")
     options.add_argument("--environments", type=Path, default=Path(tempfile.gettempdir()) / "klieg-peers",
                          help="folder for TransformerLens's environment; kept")
+    options.add_argument("--alone", action="store_true", help="without TransformerLens, by its definition")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
-    python = environment(TOOLS["transformer-lens"], given.environments)
+    python = None if given.alone else environment(TOOLS["transformer-lens"], given.environments)
     trained, tokenizer = models.load("chat")
     torch.manual_seed(0)
     made = models.build(trained.config).eval().requires_grad_(False)
@@ -60,8 +64,9 @@ def main() -> None:
         for name, parameter in made.named_parameters():
             if "q_proj" in name or "k_proj" in name:
                 parameter.mul_(8)       # first weights look at all keys nearly alike, and such ranks would be rounding
-    print("| model | texts | behaviour | bar | rank correlation | largest difference by one definition | met |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| model | texts | behaviour | bar | rank correlation | halves of the texts, ours, theirs | "
+          "largest difference by one definition | met |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for whose, model in (("trained (chat)", trained), ("random, of its shape", made)):
         for what, texts in sets(tokenizer, given).items():
             rows(whose, what, model, tokenizer, texts, python)
@@ -81,8 +86,34 @@ def sets(tokenizer: Tokenizer, given: argparse.Namespace) -> dict[str, list[list
             f"{len(random)} windows of {given.window} repeated random tokens": random}
 
 
-def rows(whose: str, what: str, model: models.Decoder, tokenizer: Tokenizer, texts: list[list[int]], python: str) -> None:
+def rows(whose: str, what: str, model: models.Decoder, tokenizer: Tokenizer, texts: list[list[int]],
+         python: str | None) -> None:
     """The lines of the table for one model and one set of texts."""
+    reader, atlas = Reader(model, tokenizer, whose), Atlas(whose, max(map(len, texts)))
+    found = [reader.scores(Text(torch.tensor(ids))) for ids in texts]
+    for scores in found:
+        atlas.add(scores)
+    lines = None if python is None else detected(model, tokenizer, texts, python)
+    for name, theirs in THEIRS.items():
+        ours = torch.stack([by_ours(scores, name) for scores in found])                     # (texts, layers, heads)
+        redone = torch.stack([by_theirs(scores, (model, tokenizer), ids, name)
+                              for scores, ids in zip(found, texts, strict=True)])
+        mean = redone.mean(0)
+        b = mean if lines is None else torch.tensor(lines[theirs])
+        correlation = ranked(torch.tensor(atlas.means(name)), b)
+        halves = ", ".join(f"{ranked(x[::2].nanmean(0), x[1::2].nanmean(0)):.2f}" for x in (ours, redone))
+        apart = "—" if lines is None else f"{(mean - b).abs().max().item():.1e}"
+        print(f"| {whose} | {what} | {name} | >= {BAR} | {correlation:.4f} | {halves} | {apart} | "
+              f"{'yes' if correlation >= BAR else 'NO'} |", flush=True)
+
+
+def ranked(a: Tensor, b: Tensor) -> float:
+    """Spearman's rank correlation over all heads."""
+    return float(spearmanr(a.flatten(), b.flatten()).statistic)
+
+
+def detected(model: models.Decoder, tokenizer: Tokenizer, texts: list[list[int]], python: str) -> dict[str, list]:
+    """What TransformerLens finds, by its own names."""
     with tempfile.TemporaryDirectory() as folder:
         models.save(Path(folder) / "model", model, tokenizer)
         save_file({f"{n:04d}": torch.tensor(ids) for n, ids in enumerate(texts)}, Path(folder) / "texts.safetensors")
@@ -90,17 +121,13 @@ def rows(whose: str, what: str, model: models.Decoder, tokenizer: Tokenizer, tex
                                Path(folder) / "texts.safetensors", minutes=30)
         if ended:
             raise SystemExit(f"TransformerLens: {ended}")
-    reader, atlas = Reader(model, tokenizer, whose), Atlas(whose, max(map(len, texts)))
-    found = [reader.scores(Text(torch.tensor(ids))) for ids in texts]
-    for scores in found:
-        atlas.add(scores)
-    for ours, theirs in THEIRS.items():
-        a, b = torch.tensor(atlas.means(ours)), torch.tensor(lines[0][theirs])
-        correlation = float(spearmanr(a.flatten(), b.flatten()).statistic)
-        redone = torch.stack([by_theirs(scores, (model, tokenizer), ids, ours)
-                              for scores, ids in zip(found, texts, strict=True)]).mean(0)
-        print(f"| {whose} | {what} | {ours} | >= {BAR} | {correlation:.4f} | {(redone - b).abs().max().item():.1e} | "
-              f"{'yes' if correlation >= BAR else 'NO'} |", flush=True)
+    return lines[0]
+
+
+def by_ours(found: list[tuple[Heads, dict[str, Score]]], name: str) -> Tensor:
+    """Our scores of a text (layers, heads), NaN where it has no link."""
+    return torch.stack([scores[name].weight if name in scores else torch.full((heads.heads,), torch.nan, dtype=torch.float64)
+                        for heads, scores in found])
 
 
 def by_theirs(found: list[tuple[Heads, dict[str, Score]]], model: tuple[models.Decoder, Tokenizer], ids: list[int],
