@@ -8,6 +8,8 @@ Source: Milakov & Gimelshein 2018 (online softmax); Dao et al. 2022 (FlashAttent
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -79,7 +81,7 @@ def _forward(scores: Scores, v: Tensor, sinks: Tensor | None, rows: slice) -> tu
         s = scores.tile(rows, columns)
         old, top = top, torch.maximum(top, s.amax(-1))
         fade = torch.exp(old - _finite(top))
-        w = s.sub_(_finite(top)[..., None]).exp_()
+        w = _exp(s.sub_(_finite(top)[..., None]))
         total = total * fade + w.sum(-1)
         mixed = mixed * fade[..., None] + _grouped(w, v.shape[1]).matmul(v[:, :, columns]).view(mixed.shape)
     return mixed / total.masked_fill(total == 0, 1)[..., None], _finite(top) + total.log()
@@ -96,7 +98,7 @@ class _Gradients:
             rows: slice, columns: slice) -> None:
         groups = v.shape[1]
         capped = scores.capped(rows, columns)
-        w = torch.exp(scores.masked(capped, rows, columns) - _finite(lse[:, :, rows])[..., None])
+        w = _exp(scores.masked(capped, rows, columns) - _finite(lse[:, :, rows])[..., None])
         d_out = _grouped(d_output[:, :, rows], groups)
         self.v[:, :, columns] += _grouped(w, groups).mT @ d_out
         d_w = (d_out @ v[:, :, columns].mT).view(w.shape)
@@ -109,6 +111,11 @@ class _Gradients:
         d_s = _grouped(d_s, groups)
         self.q[:, :, rows] += (d_s @ scores.k[:, :, columns]).view(self.q[:, :, rows].shape)
         self.k[:, :, columns] += d_s.mT @ _grouped(scores.q[:, :, rows] * scores.scale, groups)
+
+
+def _exp(x: Tensor) -> Tensor:
+    """exp() in place, by exp2: exp takes many times as long where it gives 0, which it does of all that is hidden."""
+    return x.mul_(1 / math.log(2)).exp2_()
 
 
 def _finite(x: Tensor) -> Tensor:
