@@ -262,6 +262,7 @@ def test_a_wrong_treebank_is_one_line(tiny: Path, here: Path) -> None:  # noqa: 
     refused(run("atlas", tiny, path, "-o", "out", "--tokens", "9"), "sentence by sentence; leave --tokens away")
     refused(run("atlas", tiny, path, "-o", "out", "--by", "nsubi"), "no relation 'nsubi' in both halves. Did you mean 'nsubj'?")
     refused(run("atlas", tiny, path), "-o atlas")
+    assert not Path("out").exists()
     path.write_text(path.read_text("utf-8").replace("\t3\tobj", "\tx\tobj", 1), "utf-8")
     refused(run("atlas", tiny, path, "-o", "out"), "line 13: column 7 is 'x'")
     refused(run("atlas", tiny, grammar(path, 1), "-o", "out"), "stands in both")

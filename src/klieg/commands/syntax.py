@@ -31,10 +31,15 @@ def syntax(model: str, path: Path, out: Path, by: str | None, parquet: bool, lan
     with suppress(OSError):     # what is wrong with the folder is said where the file is tried
         out.mkdir(parents=True, exist_ok=True)
     shell.writable(out / "syntax.csv")
-    with counted("sentences", shell.console(error=True)) as step:
-        found = read(reader, sentences, step)
-    relations = found.ways()
-    first = _one(relations, by)
+    try:
+        with counted("sentences", shell.console(error=True)) as step:
+            found = read(reader, sentences, step)
+        relations = found.ways()
+        first = _one(relations, by)
+    except KliegError:
+        with suppress(OSError):     # a folder with nothing in it
+            out.rmdir()
+        raise
     lines, said = found.lines(), remarks(found, relations, language)
     pictures = {name(one, language): grid(found, one, language=language)
                 for one in [first, *(one for one in relations if one is not first)]}
