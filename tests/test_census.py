@@ -50,6 +50,16 @@ def test_the_shares_add_up_to_what_one_process_reads(reader: Reader, corpus: Cor
     same(total, one)
 
 
+def test_the_windows_of_one_piece_are_shared_too(reader: Reader, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "one.txt").write_text(TEXT * 8, "utf-8")
+    source, found = Corpus(tmp_path / "one.txt"), []
+    for rank in range(2):
+        found.append(empty(reader, source, 32))
+        gather(found[rank], reader, source, group=Group(rank, 2))
+    windows = [part.counts["windows"] + part.counts["short"] for part in found]
+    assert len(list(source.pieces())) == 1 and sum(windows) > 4 and abs(windows[0] - windows[1]) <= 1
+
+
 def test_parts_of_another_number_of_processes_are_refused_and_added_ones_go(reader: Reader, corpus: Corpus,  # noqa: F811
                                                                            tmp_path: Path) -> None:
     path, base = tmp_path / "atlas.safetensors", empty(reader, corpus, 32)

@@ -44,8 +44,8 @@ class Page(HTMLParser):
 
 
 def drawn(atlas: Atlas, model: str = "tiny", language: str = "en") -> str:  # noqa: F811
-    pictures = {score: grid(model, score, UNITS[score], atlas.rows, atlas.means(score), whole=atlas.whole, language=language)
-                for score in ("induction", "entropy")}
+    pictures = {f"{score} of {model}": grid(model, score, UNITS[score], atlas.rows, atlas.means(score), whole=atlas.whole,
+                                            language=language) for score in ("induction", "entropy")}
     partial = "" if atlas.whole else word("partial", language)
     return ledger(model, atlas.lines(), pictures, ["read < this", word("columns", language)], partial, language=language)
 
@@ -72,6 +72,14 @@ def test_a_name_is_text_and_nothing_comes_from_outside(atlas: Atlas) -> None:  #
         digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
         assert f"{kind} 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
+
+
+def test_a_name_in_a_table_is_text_too(atlas: Atlas) -> None:  # noqa: F811
+    lines = [replace(line, score=HOSTILE) for line in atlas.lines()[:3]]
+    text = ledger("tiny", lines, {}, ["read"])
+    page = Page(text)
+    assert [tag for tag, _ in page.tags].count("script") == 1 and not [tag for tag, _ in page.tags if tag == "img"]
+    assert "\x1b" not in text and "\u202e" not in text and len(page.rows) == 4 and page.rows[1][0].startswith("</title>")
 
 
 def test_a_part_of_a_corpus_says_so_in_both_languages(atlas: Atlas) -> None:  # noqa: F811

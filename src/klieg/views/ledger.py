@@ -53,10 +53,10 @@ def ledger(model: str, lines: Sequence[Any], pictures: Mapping[str, Picture], sa
     if partial:
         parts.insert(1, f"<p><strong>{escape(partial)}</strong></p>")
     for n, (title, picture) in enumerate(pictures.items()):
-        parts.append(f"<details{' open' * (n == 0)}><summary>{escape(title)}</summary>"
+        parts.append(f"<details{' open' * (n == 0)}><summary>{escape(safe(title))}</summary>"
                      f"<figure>{svg.lower(picture)}</figure></details>")
     first = columns[0]
-    names = list(dict.fromkeys(getattr(line, first) for line in lines))
+    names = list(dict.fromkeys(safe(getattr(line, first)) for line in lines))
     options = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in names)
     parts.append(f'<p><select aria-label="{escape(word(first, language))}"><option value="">'
                  f"{escape(word('all', language))}</option>{options}</select> {escape(word('sorted', language))}</p>")
@@ -75,7 +75,7 @@ def _cell(line: Any, name: str) -> str:
     """One value as it is read, and as it is sorted by."""
     value = getattr(line, name)
     if name in NAMES:
-        return f"<td{_class(name)}>{escape(str(value))}</td>"
+        return f"<td{_class(name)}>{escape(safe(value))}</td>"
     if isinstance(value, float):
         missing = math.isnan(value)
         return f'<td data-v="{"" if missing else f"{value:.9g}"}">{"—" if missing else f"{value:.3f}"}</td>'
