@@ -11,8 +11,7 @@ import pytest
 from test_cli import here, refused, run, tiny  # noqa: F401
 
 import klieg
-from klieg.analysis.sparsity import sparsity
-from klieg.commands.sparse import USUAL
+from klieg.analysis.sparsity import USUAL, sparsity
 from klieg.patterns import Pattern
 
 TEXT = "I love you and the cat"

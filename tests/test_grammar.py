@@ -76,5 +76,5 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_blimp_is_67_paradigms_of_1000_pairs() -> None:
     pairs = read_pairs(DATA / FILE)
     assert len(pairs) == 67_000 and len({pair.paradigm for pair in pairs}) == 67 and len(read_pairs(DATA / FILE, 2)) == 134
-    from klieg.views.coreference import PHENOMENA
+    from klieg.views.grammar import PHENOMENA
     assert {pair.phenomenon for pair in pairs} == set(PHENOMENA)

@@ -108,7 +108,7 @@ def whatif(model: str | tuple[Model, Tokenizer], text: str, changes: Sequence[Ch
                          "tokens; leave --after (in Python, after) away for the last of each.",
                          zh=f"新文字的词元数不同，没有与第 {after} 个对应的词元；请选“末词”。")
     p, q = (log_probabilities(trace.logits[token if after is not None else -1]) for trace in (before, altered))
-    return WhatIf(tuple(changes), before, altered, token, _shifts(p, q, before.vocabulary, count), divergence(p, q))
+    return WhatIf(tuple(changes), before, altered, token, shifts(p, q, before.vocabulary, count), divergence(p, q))
 
 
 def rank(model: str | tuple[Model, Tokenizer], text: str, after: int | None = None,
@@ -246,8 +246,9 @@ def divergence(p: Tensor, q: Tensor) -> float:
     return max((p.exp() * (p - q)).sum().item() / math.log(2), 0.0)
 
 
-def _shifts(p: Tensor, q: Tensor, vocabulary: Sequence[str], count: int) -> list[Shift]:
-    """The `count` likeliest of both."""
+def shifts(p: Tensor, q: Tensor, vocabulary: Sequence[str], count: int) -> list[Shift]:
+    """The `count` likeliest tokens of both, from natural logarithms of probabilities (vocabulary,): best first those of p,
+    then those that are only among the likeliest of q."""
     count = min(count, len(p))
     ids = list(dict.fromkeys([*p.topk(count).indices.tolist(), *q.topk(count).indices.tolist()]))
     return [Shift(vocabulary[id], id, p[id].exp().item(), q[id].exp().item(), int((p > p[id]).sum()) + 1,

@@ -61,6 +61,10 @@ class Look:
 
     rows: list[Heads]
     weights: Tensor
+    queries: list[list[int]]
+    """The tokens that each reading looks from."""
+    keys: list[list[int]]
+    """The tokens of each candidate."""
 
     @property
     def heads(self) -> list[Head]:
@@ -149,7 +153,7 @@ def look(reader: Reader, riddle: Riddle) -> Look:
         raise KliegError(f"the text has {len(ids):,} tokens and {reader.name!r} has positions for {reader.positions}; "
                          "shorten it.")
     queries = [_tokens(riddle, places, riddle.pronoun), *([last] for last in _later(riddle, places))]
-    keys = [torch.tensor(_tokens(riddle, places, candidate)) for candidate in riddle.candidates]
+    keys = [_tokens(riddle, places, candidate) for candidate in riddle.candidates]
     rows = sorted({row for query in queries for row in query})
 
     def hear(call: Call) -> Tensor:
@@ -159,7 +163,7 @@ def look(reader: Reader, riddle: Riddle) -> Look:
         return torch.stack([torch.stack([part.sum(-1), part.mean(-1), part.amax(-1)], 1) for part in parts], -1)
 
     found = reader.heard(torch.tensor(ids), hear)
-    return Look([heads for heads, _ in found], torch.cat([weights for _, weights in found], 2))
+    return Look([heads for heads, _ in found], torch.cat([weights for _, weights in found], 2), queries, keys)
 
 
 def coreference(reader: Reader, riddles: Riddles, told: Told = lambda done, expected: None) -> Coreference:

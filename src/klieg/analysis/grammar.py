@@ -9,8 +9,10 @@ object a line with "sentence_good", "sentence_bad", "linguistics_term" and "UID"
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,61 @@ class Grammar:
         return {"model": self.model, "total": self.total.as_json(),
                 **{name: {key: rate.as_json() for key, rate in getattr(self, name).items()}
                    for name in ("phenomena", "paradigms")}}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence and what it costs a model: the surprise of each token, -log2 P given all before it."""
+
+    text: str
+    tokens: list[str]
+    bits: list[float]
+
+    @property
+    def total(self) -> float:
+        """-log2 P of the whole, in bits."""
+        return math.fsum(self.bits)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two sentences side by side; `columns` pair their tokens, None where only the other one has one."""
+
+    model: str
+    one: Sentence
+    other: Sentence
+    columns: list[tuple[int | None, int | None]]
+
+    @property
+    def difference(self) -> float:
+        """By how many bits the first is likelier: log2 P(one) / P(other)."""
+        return self.other.total - self.one.total
+
+    @property
+    def gains(self) -> list[float]:
+        """Of the difference what each column brings, in bits; together they are all of it."""
+        one, other = ([*sentence.bits, 0.0] for sentence in (self.one, self.other))
+        return [other[-1 if b is None else b] - one[-1 if a is None else a] for a, b in self.columns]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything."""
+        return {"model": self.model, **{name: asdict(sentence) | {"total": sentence.total} for name, sentence in
+                                        (("one", self.one), ("other", self.other))},
+                "columns": self.columns, "gains": self.gains, "difference": self.difference}
+
+
+def contrast(scorer: Scorer, one: str, other: str) -> Contrast:
+    """What two sentences cost, token by token. KliegError for one that is empty or too long for the model."""
+    texts, ids, sentences = (one, other), [], []
+    for text in texts:
+        found, logged = scorer.each(text)
+        ids.append(found)
+        sentences.append(Sentence(text, scorer.labels(found), (-logged / math.log(2)).tolist()))
+    columns: list[tuple[int | None, int | None]] = []
+    for _, a, to_a, b, to_b in SequenceMatcher(None, *ids, autojunk=False).get_opcodes():
+        for n in range(max(to_a - a, to_b - b)):
+            columns.append((a + n if a + n < to_a else None, b + n if b + n < to_b else None))
+    return Contrast(scorer.name, *sentences, columns)
 
 
 def read_pairs(path: Path, most: int | None = None) -> list[Pair]:

@@ -79,17 +79,30 @@ class Scorer:
             width = len(rows[part[-1]])
             ids = torch.tensor([[*rows[n], *[0] * (width - len(rows[n]))] for n in part])
             picked = torch.tensor([[*counted[n], *[False] * (width - len(rows[n]))] for n in part])
-            found[part] = self._logged(ids, picked)
+            found[part] = self._logged(ids).where(picked[:, 1:], 0.0).sum(1)
             done += size
             told(done, len(texts))
         return found
 
-    def _logged(self, ids: Tensor, picked: Tensor) -> Tensor:
-        """Sums of log-probabilities of the picked tokens: ids and picked (b, i) -> (b,), float64."""
+    @torch.no_grad()
+    def each(self, text: str) -> tuple[list[int], Tensor]:
+        """The ids of a text without the mark before it, and log P of each in nats, given all before it: (n,), float64."""
+        ids = [*self._before, *self._tokenizer.encode(check_text(text))]
+        if self._model.positions is not None and len(ids) > self._model.positions:
+            raise KliegError(f"the text has {len(ids):,} tokens and {self.name!r} has positions for {self._model.positions}; "
+                             "shorten it.",
+                             zh=f"文字有 {len(ids):,} 个词元，而 {self.name!r} 只有 {self._model.positions} 个位置；请缩短它。")
+        return ids[self._opened:], self._logged(torch.tensor([ids]))[0, self._opened - 1:]
+
+    def labels(self, ids: Sequence[int]) -> list[str]:
+        """A readable label for every token."""
+        return self._tokenizer.labels(ids)
+
+    def _logged(self, ids: Tensor) -> Tensor:
+        """The log-probability of every token but the first, given those before it: ids (b, i) -> (b, i - 1), float64."""
         own = isinstance(self._model, Decoder)
         logits = (self._model(ids) if own else self._model.model(ids, use_cache=False).logits)[:, :-1].float()
-        logged = logits.gather(2, ids[:, 1:, None])[:, :, 0] - logits.logsumexp(-1)
-        return logged.double().where(picked[:, 1:], 0.0).sum(1)
+        return (logits.gather(2, ids[:, 1:, None])[:, :, 0] - logits.logsumexp(-1)).double()
 
     def likeliest(self, choices: Sequence[Sequence[str]]) -> list[int]:
         """The place of the likeliest text of each list; of equal ones the first."""

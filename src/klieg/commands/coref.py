@@ -66,6 +66,8 @@ def grammar(
     model: Model = "chat",
     data: Data = None,
     json_file: Json = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Every phenomenon in one picture, at any size.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="The same in pixels.")] = None,
     lang: Language = None,
 ) -> None:
     """See whether right sentences are likelier than wrong ones.
@@ -76,17 +78,19 @@ def grammar(
     from klieg.analysis.grammar import grammar as ordered
     from klieg.analysis.likelihood import Scorer
     from klieg.data import data_folder
-    from klieg.views.coreference import phenomena
+    from klieg.views.grammar import phenomena, picture
     from klieg.views.progress import counted
 
     language = shell.language(lang)
-    files = shell.files(json=json_file)
+    files = shell.files(json=json_file, svg=svg, png=png)
     given = read_pairs(file or data_folder(data) / FILE, pairs)
     scorer = Scorer.load(model)
     with counted("sentences", shell.console(error=True)) as step:
         found = ordered(scorer, given, step)
     if files:
-        shell.deliver({path: _numbers(found.as_json()) for path in files.values()})
+        shell.deliver({path: _numbers(found.as_json()) if kind == "json" else
+                       shell.drawn(picture(found.model, found.total, found.phenomena, language=language), kind)
+                       for kind, path in files.items()})
         return
     shell.console().print(phenomena(found.total, found.phenomena, language))
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from klieg.analysis.sparsity import Sparsity
     from klieg.trace import Trace
 
-USUAL = ["window:8", "window:8+global:1", "block:8", "strided:4", "top:8"]
 SAVED = ".klieg"
 
 
@@ -34,6 +33,7 @@ def sparse(
     """See what sparse attention would lose, head by head."""
     language = shell.language(lang)
     files = shell.files(json=json_file, svg=svg, png=png)
+    from klieg.analysis.sparsity import USUAL
     from klieg.patterns import Pattern
     from klieg.views import sparsity as views
 

@@ -31,13 +31,16 @@ except ImportError:
 from klieg.explorer import (
     atlases,
     comparisons,
+    coreferences,
     experiments,
     exports,
     films,
     first,
     flows,
+    grammars,
     looks,
     maps,
+    sparsities,
     spoken,
     streams,
     suppositions,
@@ -72,6 +75,9 @@ def application(desk: Desk, port: int = 8137, html: str | None = None, key: Key 
     app.include_router(maps.routes(desk))
     app.include_router(comparisons.routes(desk))
     app.include_router(flows.routes(desk))
+    app.include_router(coreferences.routes(desk))
+    app.include_router(grammars.routes(desk))
+    app.include_router(sparsities.routes(desk))
     app.include_router(atlases.routes(desk))
     app.include_router(experiments.routes(desk))
     _errors(app)

@@ -1,5 +1,5 @@
 """Heads as solvers of riddles: every head in one picture by how much of its weight is on the right candidate, or by how many
-riddles of a set it solves; and tables of what was chosen, of baselines, and of a model's grammar."""
+riddles of a set it solves; and tables of what was chosen and of baselines."""
 
 from __future__ import annotations
 
@@ -51,25 +51,15 @@ WORDS = {
     "neither": ("{n} without a right candidate", "{n} 条没有正确的候选词"),
     "alone": ("{n} without both a right and a wrong candidate", "{n} 条不是正误候选词都有"),
     "long": ("{n} too long for the model", "{n} 条超出模型的长度"), "comma": (", ", "，"), "colon": (": ", "："),
-    "phenomenon": ("phenomenon", "语法现象"), "right": ("right", "正确率"), "interval": ("95 % interval", "95% 置信区间"),
-    "pairs": ("pairs", "句对"), "total": ("all pairs; chance is 50 %", "全部（随机为 50%）"),
 }
-PHENOMENA = {
-    "island_effects": ("islands", "孤岛效应"), "determiner_noun_agreement": ("determiner-noun agreement", "限定词与名词一致"),
-    "argument_structure": ("argument structure", "论元结构"), "npi_licensing": ("negative polarity items", "否定极性词"),
-    "binding": ("binding", "约束"), "filler_gap_dependency": ("filler-gap dependencies", "填充语与空位"),
-    "subject_verb_agreement": ("subject-verb agreement", "主谓一致"), "control_raising": ("control and raising", "控制与提升"),
-    "quantifiers": ("quantifiers", "量化词"), "anaphor_agreement": ("anaphor agreement", "照应语一致"),
-    "s-selection": ("semantic selection", "语义选择"), "ellipsis": ("ellipsis", "省略"),
-    "irregular_forms": ("irregular forms", "不规则形式")}
 LEVEL = 0.05     # a p below it is said to do better
 
 
 class Rate(Protocol):
     """A share of right answers."""
 
-    count: int
-
+    @property
+    def count(self) -> int: ...
     @property
     def share(self) -> float: ...
     @property
@@ -77,30 +67,47 @@ class Rate(Protocol):
 
 
 class Head(Protocol):
-    layer: int
-    head: int
+    @property
+    def layer(self) -> int: ...
+    @property
+    def head(self) -> int: ...
 
 
 class Found(Protocol):
     """What heads and model make of a set."""
 
-    model: str
-    set: str
-    rows: Sequence[Row]
-    tries: int
-    chosen: Head
-    reading: str
-    way: str
-    development: Rate
-    test: Rate
-    baselines: Mapping[str, Rate]
-    p: float
-    answers: Mapping[str, Rate]
-    facets: Mapping[str, Mapping[str, Rate]]
-    every: Sequence[Rate]
-    too_long: int
-    left_out: Mapping[str, int]
-
+    @property
+    def model(self) -> str: ...
+    @property
+    def set(self) -> str: ...
+    @property
+    def rows(self) -> Sequence[Row]: ...
+    @property
+    def tries(self) -> int: ...
+    @property
+    def chosen(self) -> Head: ...
+    @property
+    def reading(self) -> str: ...
+    @property
+    def way(self) -> str: ...
+    @property
+    def development(self) -> Rate: ...
+    @property
+    def test(self) -> Rate: ...
+    @property
+    def baselines(self) -> Mapping[str, Rate]: ...
+    @property
+    def p(self) -> float: ...
+    @property
+    def answers(self) -> Mapping[str, Rate]: ...
+    @property
+    def facets(self) -> Mapping[str, Mapping[str, Rate]]: ...
+    @property
+    def every(self) -> Sequence[Rate]: ...
+    @property
+    def too_long(self) -> int: ...
+    @property
+    def left_out(self) -> Mapping[str, int]: ...
     @property
     def best_baseline(self) -> str: ...
 
@@ -157,29 +164,12 @@ def remarks(found: Found, language: str) -> list[str]:
     return [*lines, *([f"{word('left', language)}{word('comma', language).join(left)}"] if left else [])]
 
 
-def phenomena(total: Rate, found: Mapping[str, Rate], language: str) -> Table:
-    """How many minimal pairs are ordered right, by phenomenon and in all."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("phenomenon", "right", "interval", "pairs"):
-        table.add_column(word(name, language), justify="left" if name == "phenomenon" else "right")
-    for name, rate in sorted(found.items(), key=lambda item: -item[1].share):
-        known = PHENOMENA.get(name, (safe(name), safe(name)))
-        table.add_row(known[language == "zh"], *_figures(rate))
-    table.add_row(word("total", language), *_figures(total))
-    return table
-
-
 def rated(rate: Rate, bounded: bool = True) -> str:
     """A share with its interval, in percent."""
     if math.isnan(rate.share):
         return "—"
     low, high = rate.interval
     return f"{100 * rate.share:.1f} %" + (f" ({100 * low:.1f} … {100 * high:.1f})" if bounded else "")
-
-
-def _figures(rate: Rate) -> tuple[str, str, str]:
-    low, high = rate.interval
-    return f"{100 * rate.share:.1f} %", f"{100 * low:.1f} … {100 * high:.1f}", f"{rate.count:,}"
 
 
 def _chosen(found: Found, language: str) -> dict[str, object]:

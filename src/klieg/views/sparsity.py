@@ -24,24 +24,34 @@ GAP = "\N{NO-BREAK SPACE}"
 class Loss(Row, Protocol):
     """What the heads of one call would lose of a row, in the mean: (h,)."""
 
-    mean: Tensor
+    @property
+    def mean(self) -> Tensor: ...
 
 
 class Applied(Protocol):
-    divergence: float
-    divergence_mean: float
-    likeliest: list[Candidate]
+    @property
+    def divergence(self) -> float: ...
+    @property
+    def divergence_mean(self) -> float: ...
+    @property
+    def likeliest(self) -> list[Candidate]: ...
 
 
 class Sparsity(Protocol):
     """One pattern, held to one text."""
 
-    pattern: object
-    losses: list
-    applied: Applied | None
-    share: float
-    mean: float
-    worst: tuple
+    @property
+    def pattern(self) -> object: ...
+    @property
+    def losses(self) -> Sequence[Loss]: ...
+    @property
+    def applied(self) -> Applied | None: ...
+    @property
+    def share(self) -> float: ...
+    @property
+    def mean(self) -> float: ...
+    @property
+    def worst(self) -> tuple[Loss, int]: ...
 
 
 def table(trace: Trace, found: Sequence[Sparsity], language: str = "en") -> Table:
