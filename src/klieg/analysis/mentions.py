@@ -40,3 +40,26 @@ def mention(text: str, phrase: str, pronoun: Place) -> Place | None:
     before = [place for place in places if place[1] <= pronoun[0]]
     after = [place for place in places if place[0] >= pronoun[1]]
     return before[-1] if before else after[0] if after else None
+
+
+def words(text: str, places: Sequence[Place]) -> list[tuple[Place, list[int]]]:
+    """The words of a text by the places of its tokens: where each stands, without the spaces around it, and its tokens.
+
+    Tokens are one word where a letter meets a letter in a script that sets words apart; any other token is one by itself.
+    A token without a character, such as a mark, is a word of the place (0, 0).
+    """
+    found: list[tuple[Place, list[int]]] = []
+    for n, (start, end) in enumerate(places):
+        whole = text[start:end]
+        bare = (start + len(whole) - len(whole.lstrip()), start + len(whole.rstrip())) if whole.strip() else (0, 0)
+        last = found[-1][0] if found else (0, 0)
+        if last[1] and bare[1] and (bare[0] < last[1] or (bare[0] == last[1] and _joined(text, bare[0]))):
+            found[-1] = (last[0], max(last[1], bare[1])), [*found[-1][1], n]
+        else:
+            found.append((bare, [n]))
+    return found
+
+
+def _joined(text: str, at: int) -> bool:
+    """Whether the characters before and after a place belong to one word."""
+    return all(re.match(f"{_LETTER}|['’]", text[n]) for n in (at - 1, at))

@@ -1,44 +1,33 @@
-"""The questions of coreference: where every head looks from a pronoun of an open text, what the model itself says it stands
-for, and what heads make of whole sets of riddles.
-
-Sets are those of the folder of public texts that the server was started with, by their names; a set is gone through once
-for each model, riddle by riddle, and the turn is offered between them.
-"""
+"""The questions of coreference: where every head looks from a pronoun of an open text, and what the model itself says that it
+stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path as Folder
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from klieg.analysis import reader as corpora
-from klieg.analysis.coreference import READINGS, Coreference, Look, coreference, look, own_shares
+from klieg.analysis.coreference import READINGS, Look, look, own_shares
 from klieg.analysis.likelihood import Scorer, continues
-from klieg.analysis.riddles import SETS, Riddle, marked, riddles
-from klieg.data import data_folder
+from klieg.analysis.mentions import Place, words
+from klieg.analysis.riddles import Riddle, marked
 from klieg.errors import KliegError
 from klieg.explorer.desk import Desk
 from klieg.explorer.exports import LONGEST, Format, Language, drawn, file, plain, theme
-from klieg.explorer.jobs import Tell, streamed_by, worked
+from klieg.explorer.jobs import worked
 from klieg.explorer.looks import Id
 from klieg.explorer.reader import Reader
-from klieg.explorer.spoken import line
 from klieg.explorer.turns import Turn
 from klieg.seq2seq import Marian
 from klieg.trace import Trace
-from klieg.views.coreference import one_grid, set_grid
+from klieg.views.coreference import one_grid
 
-FILLS = "chat"      # the bundled model that fills the gaps of masked sets, as in `klieg coref`
 MOST = 12           # candidates
 
 Span = tuple[Annotated[int, Field(ge=0, le=1 << 30)], Annotated[int, Field(ge=0, le=1 << 30)]]
-Set = Annotated[str, Path(max_length=50)]
-Model = Annotated[str, Query(max_length=500)]
 Places = Annotated[str, Query(pattern=r"^\d{1,9}-\d{1,9}(,\d{1,9}-\d{1,9}){0,20}$", description="FROM-TO, in characters.")]
 From = Literal["pronoun", "clause", "end"]
 Right = Annotated[int, Query(ge=0, le=MOST)]
@@ -53,23 +42,27 @@ class Asked(BaseModel):
     right: int = Field(0, ge=0, le=MOST)
 
 
-class Wanted(BaseModel):
-    """A set by its name, and the model whose heads answer."""
-
-    name: str = Field(max_length=50)
-    model: str = Field(max_length=500)
-
-
 def routes(desk: Desk) -> APIRouter:
     """The routes, on a desk."""
     router = APIRouter(prefix="/api")
-    found: dict[tuple[str, str], Coreference] = {}
 
     @router.post("/coreferences")
     async def solve(asked: Asked, request: Request) -> dict:
         def job(turn: Turn) -> dict[str, Any]:
             reader, riddle = _posed(desk, asked)
             return _told(riddle, look(reader, riddle), _itself(reader, riddle))
+
+        return await worked(request, desk.turns, job)
+
+    @router.get("/coreferences/{id}")
+    async def pieces(id: Id, request: Request) -> dict:
+        """The words of an open text to choose from, each with its place and its tokens; a mark has no place."""
+        def job(turn: Turn) -> dict[str, Any]:
+            trace = desk.trace(id)
+            _, places = _read(desk, trace)
+            return {"words": [{"place": place if place[1] else None, "tokens": tokens,
+                               "label": trace.text[slice(*place)] if place[1] else trace.tokens[tokens[0]]}
+                              for place, tokens in words(trace.text, places)]}
 
         return await worked(request, desk.turns, job)
 
@@ -95,52 +88,6 @@ def routes(desk: Desk) -> APIRouter:
 
         return file(await worked(request, desk.turns, job), format)
 
-    @router.get("/riddles")
-    def sets() -> dict:
-        """The sets that there are texts for."""
-        try:
-            folder = data_folder()
-        except KliegError:
-            return {"sets": []}
-        return {"sets": [name for name, known in SETS.items()
-                         if all((folder / each).is_file() for each in (*known.development, *known.test))]}
-
-    @router.post("/riddles")
-    async def go_through(asked: Wanted, request: Request) -> StreamingResponse:
-        """Events "progress", a riddle each, then one "found"."""
-        folder = _folder(asked.name)
-
-        def job(turn: Turn, tell: Tell) -> None:
-            def step(done: int, expected: int) -> None:
-                tell("progress", {"done": done, "expected": expected})
-                turn.offer()
-
-            key = asked.name, asked.model
-            if key not in found:
-                reader = analysed(desk, asked.model)
-                scorers: list[Scorer] = []
-
-                def likeliest(choices: Sequence[Sequence[str]]) -> list[int]:
-                    scorers[:] = scorers or [Scorer.load(FILLS)]
-                    return scorers[0].likeliest(choices)
-
-                found[key] = coreference(reader, riddles(asked.name, folder, likeliest), step)
-            tell("found", _summed(found[key]))
-
-        return await streamed_by(request, desk.turns, job, lambda error: line(error, request))
-
-    @router.get("/riddles/{name}/pictures/{format}")
-    async def set_picture(name: Set, format: Format, model: Model, request: Request, lang: Language = "en",
-                          dark: bool = False) -> Response:
-        """What was found of a set: every head by how many riddles it solves; or all numbers."""
-        def job(turn: Turn) -> bytes:
-            if (known := found.get((name, model))) is None:
-                raise KliegError(f"the set {name!r} was not gone through with {model!r} since this server was started; do that "
-                                 "first.", zh=f"服务器启动以来还没有用 {model!r} 做过题集 {name!r}；请先做一遍。")
-            return plain(known.as_json()) if format == "json" else drawn(set_grid(known, theme(dark), language=lang), format)
-
-        return file(await worked(request, desk.turns, job), format)
-
     return router
 
 
@@ -157,21 +104,24 @@ def analysed(desk: Desk, name: str) -> corpora.Reader:
 
 
 def _posed(desk: Desk, asked: Asked) -> tuple[corpora.Reader, Riddle]:
-    """Who reads the open text, and the riddle in it. KliegError where the text is not the tokens that the page shows."""
+    """Who reads the open text, and the riddle in it."""
     trace = desk.trace(asked.id)
+    reader, _ = _read(desk, trace)
+    return reader, marked(trace.text, asked.pronoun, asked.candidates, asked.right)
+
+
+def _read(desk: Desk, trace: Trace) -> tuple[corpora.Reader, list[Place]]:
+    """Who reads an open text, and the places of its tokens. KliegError where they are not the tokens that the page shows."""
     reader = analysed(desk, trace.model)
     if len(trace.tokens) > LONGEST:
         raise KliegError(f"this text has {len(trace.tokens):,} tokens, and a pronoun is followed in up to {LONGEST:,}; take a "
                          "shorter one.",
                          zh=f"这段文字有 {len(trace.tokens):,} 个词元，最多只能在 {LONGEST:,} 个里追踪代词；请取一段较短的。")
-    if _ids(reader, trace) != trace.ids:
+    ids, places = reader.placed(trace.text)
+    if ids != trace.ids:
         raise KliegError("this text was not typed but written by the model, in other tokens than its characters have; type it.",
                          zh="这段文字是模型写出的，与照字面切分的词元不同；请把它输入一遍。")
-    return reader, marked(trace.text, asked.pronoun, asked.candidates, asked.right)
-
-
-def _ids(reader: corpora.Reader, trace: Trace) -> list[int]:
-    return reader.placed(trace.text)[0]
+    return reader, places
 
 
 def _itself(reader: corpora.Reader, riddle: Riddle) -> list[float] | None:
@@ -191,21 +141,6 @@ def _told(riddle: Riddle, found: Look, itself: list[float] | None) -> dict[str, 
             "readings": readings, "itself": itself}
 
 
-def _summed(found: Coreference) -> dict[str, Any]:
-    return {**found.as_json(), "rows": [asdict(row) for row in found.rows]}
-
-
 def _spans(written: str) -> list[tuple[int, ...]]:
     return [tuple(map(int, part.split("-"))) for part in written.split(",")]
 
-
-def _folder(name: str) -> Folder:
-    """The folder of public texts; KliegError for a set that is none, and where no folder is named."""
-    if name not in SETS:
-        raise KliegError(f"there is no set {name!r}; there are {', '.join(SETS)}.",
-                         zh=f"没有题集 {name!r}；有的是：{'、'.join(SETS)}。")
-    try:
-        return data_folder()
-    except KliegError:
-        raise KliegError("no folder of texts is named; set KLIEG_DATA and start the server again (docs/data.md lists them).",
-                         zh="没有指定公开文本的文件夹；请设好 KLIEG_DATA 再启动服务器（见 docs/data.md）。") from None

@@ -63,9 +63,8 @@ def routes(desk: Desk) -> APIRouter:
     async def go_through(asked: Wanted, request: Request) -> StreamingResponse:
         """Events "progress" while sentences are read, then one "found"."""
         if not there()["there"]:
-            raise KliegError(f"there is no {FILE} in the folder of texts; set KLIEG_DATA and start the server again "
-                             "(docs/data.md lists them).",
-                             zh=f"公开文本的文件夹里没有 {FILE}；请设好 KLIEG_DATA 再启动服务器（见 docs/data.md）。")
+            raise KliegError(f"{FILE} is not there; set KLIEG_DATA to the folder of public texts and start the server again.",
+                             zh=f"没有 {FILE}；请把公开文本的文件夹告诉服务器，再重新启动它。")
 
         def job(turn: Turn, tell: Tell) -> None:
             def step(done: int, expected: int) -> None:

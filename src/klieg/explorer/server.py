@@ -40,6 +40,7 @@ from klieg.explorer import (
     grammars,
     looks,
     maps,
+    riddles,
     sparsities,
     spoken,
     streams,
@@ -76,6 +77,7 @@ def application(desk: Desk, port: int = 8137, html: str | None = None, key: Key 
     app.include_router(comparisons.routes(desk))
     app.include_router(flows.routes(desk))
     app.include_router(coreferences.routes(desk))
+    app.include_router(riddles.routes(desk))
     app.include_router(grammars.routes(desk))
     app.include_router(sparsities.routes(desk))
     app.include_router(atlases.routes(desk))

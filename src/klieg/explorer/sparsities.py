@@ -7,7 +7,7 @@ the text once more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
@@ -104,6 +104,11 @@ def routes(desk: Desk) -> APIRouter:
 
         return await worked(request, desk.turns, job)
 
+    _pictures(router, desk, found_of)
+    return router
+
+
+def _pictures(router: APIRouter, desk: Desk, found_of: Callable[[Trace, Pattern, Request], tuple[Sparsity, str]]) -> None:
     @router.get("/sparsity/{id}/pictures/{format}")
     async def picture(id: Id, format: Format, pattern: Written, request: Request, lang: Language = "en",
                       dark: bool = False) -> Response:
@@ -119,8 +124,6 @@ def routes(desk: Desk) -> APIRouter:
             return drawn(views.grid(trace, [found], theme(dark), language=lang), format)
 
         return file(await worked(request, desk.turns, job), format)
-
-    return router
 
 
 def _short(trace: Trace) -> Trace:

@@ -6,7 +6,7 @@ export type Key = [key: string, meaning: keyof Words['keys']]
 
 export const EVERYWHERE: Key[] = [
   ['1 – 9', 'screens'], ['[ ]', 'layer'], [', .', 'head'], ['/', 'text'], ['↵', 'send'], ['⇧ ↵', 'line'], ['D', 'theme'], ['Esc', 'back'],
-  ['Tab', 'next'], ['?', 'help'],
+  ['Tab', 'next'], ['?', 'help'], ['P', 'sparse'], ['C', 'coref'],
 ]
 export const ON: Record<Screen, Key[]> = {
   walk: [['Space', 'play'], ['← →', 'step'], ['↑ ↓ ← →', 'cell'], ['↵', 'all']],
@@ -16,6 +16,8 @@ export const ON: Record<Screen, Key[]> = {
   whatif: [['↑ ↓ ← →', 'move'], ['↵', 'join'], ['X', 'cut'], ['M', 'mute'], ['R', 'rank'], ['L', 'scale'], ['⌫', 'undo']],
   compare: [['← →', 'token'], ['↑ ↓', 'other']],
   flow: [['← →', 'token'], ['F', 'rested'], ['R', 'compute'], ['Esc', 'stop']],
+  sparse: [['← →', 'size'], ['G', 'global'], ['R', 'compute']],
+  coref: [['A', 'reading'], ['R', 'run'], ['Esc', 'stop']],
   atlas: [['↑ ↓ ← →', 'move'], ['S', 'score'], ['↵', 'open']],
   labs: [['[ ]', 'lab'], ['R', 'run'], ['Esc', 'stop']],
 }

@@ -3,7 +3,7 @@ export type Language = 'en' | 'zh'
 
 const en = {
   title: 'Klieg',
-  screens: { walk: 'Walk', heads: 'Heads', map: 'Map', film: 'Film', whatif: 'What if', compare: 'Compare', flow: 'Flow', atlas: 'Atlas', labs: 'Labs' },
+  screens: { walk: 'Walk', heads: 'Heads', map: 'Map', film: 'Film', whatif: 'What if', compare: 'Compare', flow: 'Flow', sparse: 'Sparse', coref: 'Pronouns', atlas: 'Atlas', labs: 'Labs' },
   translate: 'Translate',
   screen: 'Screens',
   model: 'Model',
@@ -121,12 +121,12 @@ const en = {
     write: 'write the weight out', admirer: 'in the box: who looks at it most', unit: 'token, word, line', branch: 'branch', branches: 'compare branches', stop: 'stop',
     send: 'show the text', line: 'new line in the text', next: 'next control', help: 'this list', candidate: 'another word', mute: 'mute the head', cut: 'cut the edge',
     join: 'in the map: cut or join the edge', rank: 'rank heads', undo: 'undo', token: 'token', other: 'the other text', compute: 'compute', rested: 'without the first token', lab: 'another lab',
-    run: 'run', score: 'another score', open: 'open the head' },
+    run: 'run', score: 'another score', open: 'open the head', sparse: 'sparse', coref: 'pronouns', size: 'size of the pattern', global: 'global tokens', reading: 'look from elsewhere' },
 }
 
 const zh: typeof en = {
   title: 'Klieg',
-  screens: { walk: '流程', heads: '注意力头', map: '地图', film: '影片', whatif: '假如', compare: '比较', flow: '流', atlas: '图谱', labs: '实验' },
+  screens: { walk: '流程', heads: '注意力头', map: '地图', film: '影片', whatif: '假如', compare: '比较', flow: '流', sparse: '稀疏', coref: '指代', atlas: '图谱', labs: '实验' },
   translate: '翻译',
   screen: '页面',
   model: '模型',
@@ -240,7 +240,7 @@ const zh: typeof en = {
     write: '写出这个权重', admirer: '在查找框中：谁最看它', unit: '词元、词、行', branch: '分岔', branches: '比较分岔', stop: '停止',
     send: '查看文字', line: '文字换行', next: '下一个控件', help: '本表', candidate: '另一个词', mute: '静音此头', cut: '切断此边',
     join: '在地图中：切断或接回此边', rank: '给头排名', undo: '撤销', token: '词', other: '另一段文字', compute: '计算', rested: '不计首词', lab: '另一个实验',
-    run: '运行', score: '另一个指标', open: '打开此头' },
+    run: '运行', score: '另一个指标', open: '打开此头', sparse: '稀疏', coref: '指代', size: '模式的大小', global: '全局词元', reading: '换个位置看' },
 }
 
 export type Words = typeof en

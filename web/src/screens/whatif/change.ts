@@ -55,11 +55,11 @@ export function contains(named: string, place: Place): boolean {
 export const toggled = (list: string[], change: string): string[] =>
   list.includes(change) ? list.filter((each) => each !== change) : [...list, change]
 
-// A head is sharpened once, and a word replaced once: the new change stands where the old one did.
+// A head is sharpened once and made sparse once, and a word replaced once: the new change stands where the old one did.
 export function put(list: string[], change: Change): string[] {
   const same = (text: string): boolean => {
     const known = read(text)
-    return known?.verb === 'sharpen' && change.verb === 'sharpen' ? known.heads === change.heads
+    return (known?.verb === 'sharpen' && change.verb === 'sharpen') || (known?.verb === 'keep' && change.verb === 'keep') ? known.heads === change.heads
       : known?.verb === 'replace' && change.verb === 'replace' ? known.old === change.old : text === write(change)
   }
   return list.some(same) ? list.map((each) => (same(each) ? write(change) : each)) : [...list, write(change)]

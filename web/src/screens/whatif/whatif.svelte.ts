@@ -1,5 +1,6 @@
 // What is changed, what that did to the prediction, and what muting each head would do.
 import { shows } from '../../parts/save'
+import type { Shift } from '../../parts/shifts'
 import type { Explorer } from '../../state/explorer.svelte'
 import type { Cell } from '../../state/hash'
 import { events } from '../../wire/events'
@@ -9,7 +10,6 @@ import { join, split, toggled, type Place } from './change'
 import type { Effect } from './ranks'
 import { shown } from './shown'
 
-export interface Shift { token: string; id: number; before: number; after: number; rank_before: number; rank_after: number }
 interface Pass { id: string; text: string; tokens: string[]; token: number }
 export interface Found { made: string[]; before: Pass; after: Pass; changes: Shift[]; divergence: number }
 export const VIEWS = ['before', 'after', 'difference'] as const

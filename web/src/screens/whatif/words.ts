@@ -1,5 +1,6 @@
 // Words of the screen of what-if, in both languages.
 import type { Language } from '../../state/words'
+import type { Kind } from '../../parts/pattern'
 import type { Scope } from './change'
 
 const en = {
@@ -31,6 +32,8 @@ const en = {
   scope: 'Change', scopes: { head: 'This head', group: 'K/V group', layer: 'Layer', all: 'All heads' } satisfies Record<Scope, string>,
   mute: 'Mute', hideFirst: 'Hide first token', cutEdge: 'Cut the edge',
   sharpen: 'Sharpness', times: (factor: string) => `scores × ${factor}`, untouched: 'as it is',
+  keep: 'See only', keepHelp: 'the heads see only what a sparse pattern keeps', size: 'Size', global: 'Global', keepOn: 'Apply', keepOff: 'Take back',
+  patterns: { window: 'a window', block: 'blocks', strided: 'a stride', top: 'the largest' } satisfies Record<Kind, string>,
   words: 'Words', wordsHelp: 'click one to replace it',
   old: 'Word to replace', now: 'New word', replace: 'Replace',
   prediction: 'Prediction', after: 'Next after', last: (token: string) => `the last, ${token}`,
@@ -78,6 +81,8 @@ const zh: typeof en = {
   scope: '改变', scopes: { head: '这个头', group: '键值组', layer: '本层', all: '所有头' },
   mute: '静音', hideFirst: '隐藏首词', cutEdge: '切断这条边',
   sharpen: '锐度', times: (factor) => `分数 × ${factor}`, untouched: '原样',
+  keep: '只看', keepHelp: '这些头只看稀疏模式留下的部分', size: '大小', global: '全局', keepOn: '施加', keepOff: '撤回',
+  patterns: { window: '窗口', block: '分块', strided: '跨步', top: '最大的' },
   words: '词', wordsHelp: '点一个词来替换',
   old: '要替换的词', now: '新词', replace: '替换',
   prediction: '预测', after: '其后：', last: (token) => `末词 ${token}`,
