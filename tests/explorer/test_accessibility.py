@@ -17,7 +17,8 @@ FOUND = """async () => (await axe.run()).violations.flatMap(v => v.nodes.map(n =
     `${v.id}: ${n.target} ${n.failureSummary.split('\\n').slice(1).join(' ')}`))"""
 
 
-ALL = ("walk", "heads", "map", "film", "whatif", "compare", "flow", "atlas", "labs")
+ALL = ("walk", "heads", "map", "film", "whatif", "compare", "flow", "sparse", "coref", "atlas", "labs")
+OPENS = dict(zip("1234567pc89", ALL, strict=True))
 needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: npm ci in web/")
 
 # Remembers every stop: whether there is a frame around it, what it is, and whether it is the first.
@@ -161,8 +162,8 @@ def test_keys_are_listed_and_open_screens_on_which_nothing_moves(opened) -> None
     opened.keyboard.press("2")      # under the list nothing happens
     opened.keyboard.press("Escape")
     opened.wait_for_selector("dialog", state="detached")
-    for n, screen in enumerate(ALL, start=1):
-        opened.keyboard.press(str(n))
+    for key, screen in OPENS.items():
+        opened.keyboard.press(key)
         until(opened, "new URLSearchParams(location.hash.slice(1)).get('screen') === it", screen)
         settled(opened)
         moving = opened.evaluate("document.getAnimations().filter(a => a.playState === 'running').length")

@@ -49,7 +49,7 @@ def apart(a: bytes, b: bytes) -> tuple[float, float]:
 def test_the_pictures_are_of_the_page_as_it_is(browser, address: str, docs: ModuleType) -> None:
     """Else: python docs/screens.py, and look at what it made."""
     found = {shot.screen: apart(shot.file.read_bytes(), picture) for shot, picture in docs.taken(browser, address)}
-    assert len(found) == 7
+    assert len(found) == 9
     assert {screen: far for screen, far in found.items() if far[0] > MEAN or far[1] > WORST} == {}
 
 

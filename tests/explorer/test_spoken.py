@@ -19,7 +19,7 @@ from klieg.explorer.server import application
 
 FILES = sorted(Path(spoken.__file__).parent.glob("*.py"))
 HAN, LATIN = re.compile("[\u3400-\u9fff]"), re.compile("[A-Za-z]{2,}")
-NAMES = {"Klieg", "FastAPI", "uvicorn", "JSON", "klieg", "serve", "pip", "install", "map", "port", "host", "BLiMP"}   # things, and code
+NAMES = {"Klieg", "BLiMP", "FastAPI", "uvicorn", "JSON", "klieg", "serve", "pip", "install", "map", "port", "host"}   # and code
 
 
 def refusals() -> list[tuple[str, ast.Call]]:

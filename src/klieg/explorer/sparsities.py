@@ -46,16 +46,19 @@ class Asked(Text):
     pattern: str = Field(max_length=60)
 
 
+_Found = tuple[Sparsity, KliegError | None]
+
+
 class Kept:
     """What was found of every open text, as long as it is open, by its patterns; and why none can be applied to it."""
 
     def __init__(self) -> None:
-        self._found: WeakKeyDictionary[Trace, dict[str, tuple[Sparsity, str]]] = WeakKeyDictionary()
+        self._found: WeakKeyDictionary[Trace, dict[str, _Found]] = WeakKeyDictionary()
 
-    def keep(self, trace: Trace, found: Sparsity, why: str) -> None:
+    def keep(self, trace: Trace, found: Sparsity, why: KliegError | None) -> None:
         self._found.setdefault(trace, {})[str(found.pattern)] = found, why
 
-    def of(self, trace: Trace, pattern: Pattern) -> tuple[Sparsity, str] | None:
+    def of(self, trace: Trace, pattern: Pattern) -> _Found | None:
         """None for what was not computed yet."""
         return self._found.get(trace, {}).get(str(pattern))
 
@@ -64,9 +67,9 @@ def routes(desk: Desk) -> APIRouter:
     """The routes, on a desk."""
     router, kept = APIRouter(prefix="/api"), Kept()
 
-    def found_of(trace: Trace, pattern: Pattern, request: Request) -> tuple[Sparsity, str]:
+    def found_of(trace: Trace, pattern: Pattern) -> _Found:
         if (known := kept.of(trace, pattern)) is None:
-            lost, (said, why) = losses(trace, pattern), _applied(desk, trace, pattern, request)
+            lost, (said, why) = losses(trace, pattern), _applied(desk, trace, pattern)
             known = Sparsity(pattern, lost, said), why
             kept.keep(trace, *known)
         return known
@@ -77,7 +80,7 @@ def routes(desk: Desk) -> APIRouter:
         pattern = Pattern.read(asked.pattern)
 
         def job(turn: Turn) -> dict[str, Any]:
-            return _said(*found_of(_short(desk.trace(asked.id)), pattern, request))
+            return _said(*found_of(_short(desk.trace(asked.id)), pattern), request)
 
         return await worked(request, desk.turns, job)
 
@@ -87,7 +90,7 @@ def routes(desk: Desk) -> APIRouter:
         def job(turn: Turn) -> Iterator[Event]:
             trace = _short(desk.trace(asked.id))
             for written in USUAL:
-                yield "pattern", _said(*found_of(trace, Pattern.read(written), request))
+                yield "pattern", _said(*found_of(trace, Pattern.read(written)), request)
 
         return await streamed(request, desk.turns, job, lambda error: line(error, request))
 
@@ -108,7 +111,7 @@ def routes(desk: Desk) -> APIRouter:
     return router
 
 
-def _pictures(router: APIRouter, desk: Desk, found_of: Callable[[Trace, Pattern, Request], tuple[Sparsity, str]]) -> None:
+def _pictures(router: APIRouter, desk: Desk, found_of: Callable[[Trace, Pattern], _Found]) -> None:
     @router.get("/sparsity/{id}/pictures/{format}")
     async def picture(id: Id, format: Format, pattern: Written, request: Request, lang: Language = "en",
                       dark: bool = False) -> Response:
@@ -117,7 +120,7 @@ def _pictures(router: APIRouter, desk: Desk, found_of: Callable[[Trace, Pattern,
 
         def job(turn: Turn) -> bytes:
             trace = _short(desk.trace(id))
-            found, _ = found_of(trace, wanted, request)
+            found, _ = found_of(trace, wanted)
             if format == "json":
                 return plain({"model": trace.model, "text": trace.text, "tokens": len(trace.tokens),
                               "patterns": [found.as_json()]})
@@ -135,22 +138,23 @@ def _short(trace: Trace) -> Trace:
     return trace
 
 
-def _applied(desk: Desk, trace: Trace, pattern: Pattern, request: Request) -> tuple[Applied | None, str]:
-    """What the model says under a pattern, or the line that says why it cannot be asked."""
+def _applied(desk: Desk, trace: Trace, pattern: Pattern) -> tuple[Applied | None, KliegError | None]:
+    """What the model says under a pattern, or why it cannot be asked."""
     try:
         reader = desk.model(trace.model)
         if not isinstance(reader, Reader) or reader.own is None:
             raise KliegError(f"{trace.model!r} is no model of Klieg's own, and its attention cannot be changed exactly.",
                              zh=f"{trace.model!r} 不是 Klieg 自己的模型，它的注意力不能精确地改变。")
-        return applied(reader.own, trace, pattern, BEST, name=trace.model), ""
+        return applied(reader.own, trace, pattern, BEST, name=trace.model), None
     except KliegError as error:
-        return None, line(error, request)
+        return None, error
 
 
-def _said(found: Sparsity, why: str) -> dict[str, Any]:
+def _said(found: Sparsity, why: KliegError | None, request: Request) -> dict[str, Any]:
     said = found.as_json()
     loss, head = found.worst
     if found.applied is not None:
         sealed = found.applied.certificate
         said["applied"]["certificate"] = {"row_sum_error": sealed.row_sum_error, "output_error": sealed.output_error}
-    return {**said, "top": {"layer": loss.layer, "kind": loss.kind, "head": head, "mean": loss.mean[head].item()}, "why": why}
+    return {**said, "top": {"layer": loss.layer, "kind": loss.kind, "head": head, "mean": loss.mean[head].item()},
+            "why": "" if why is None else line(why, request)}

@@ -19,7 +19,7 @@ const clipboard = (writeText: (text: string) => Promise<void>) => vi.stubGlobal(
 test('one of the screens is open, and another is opened', async () => {
   const looks = shown(), bar = within(screen.getByRole('navigation', { name: 'Screens' }))
   expect(bar.getAllByRole('button').map((button) => [button.textContent, button.getAttribute('aria-current')]))
-    .toEqual(['Walk', 'Heads', 'Map', 'Film', 'What if', 'Compare', 'Flow', 'Atlas', 'Labs'].map((name) => [name, name === 'Walk' ? 'page' : null]))
+    .toEqual(['Walk', 'Heads', 'Map', 'Film', 'What if', 'Compare', 'Flow', 'Sparse', 'Pronouns', 'Atlas', 'Labs'].map((name) => [name, name === 'Walk' ? 'page' : null]))
   await fireEvent.click(bar.getByRole('button', { name: 'Film' }))
   expect([looks.screen, bar.getByRole('button', { current: 'page' }).textContent]).toEqual(['film', 'Film'])
 })
@@ -29,7 +29,7 @@ test('every word turns to Chinese', async () => {
   const zh = screen.getByRole('button', { name: '中文' })
   await fireEvent.click(zh)
   expect([looks.language, zh.getAttribute('aria-pressed'), screen.getByRole('navigation').textContent!.replaceAll(/\s/g, '')])
-    .toEqual(['zh', 'true', '流程注意力头地图影片假如比较流图谱实验'])
+    .toEqual(['zh', 'true', '流程注意力头地图影片假如比较流稀疏指代图谱实验'])
 })
 
 test('light turns to dark and back', async () => {
