@@ -1,4 +1,4 @@
-"""Every number on the six screens is the trace's own, to the digits shown: texts, values, titles and what canvases are painted
+"""Every number on eight screens is the trace's own, to the digits shown: texts, values, titles and what canvases are painted
 with, at places drawn by chance, beside the formula in float64. A number of which nobody knows what it is fails too."""
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import quote
 import oracle
 import pytest
 import torch
+from beyond import pronouns, sparse
 from made import made
 from oracle import Head, bits, cosines, softmax
 from screens import CHAT, drawn, settled, until
@@ -29,6 +30,7 @@ from klieg.watch import trace
 pytestmark = pytest.mark.skipif("chat" not in models.bundled(), reason="the bundled model is not there")
 
 TEXT, OTHER, FILM = "I love the little cat", "She gave the cat some milk", "Once upon a time"
+RIDDLE = "The animal did not cross the street because it was too tired"
 LONGER = ("There was once a small lamp in the window of a house by the sea. Every night an old man lit the lamp, and every "
           "night the boats saw it and came home. One day the old man was ill, and the lamp stayed dark.")
 
@@ -294,6 +296,7 @@ def following(p: torch.Tensor, q: torch.Tensor) -> list[float]:
 @pytest.fixture
 def looks(served) -> Callable[[str, random.Random], Look]:
     """looks("chat", chance) -> a place in a trace that the page is given: of the bundled model, "long" of a longer text,
+    "riddle" of one with a pronoun,
     "film" of what it writes, or "saved", made of random numbers."""
     random_numbers = streamed(made("saved", "one two three four five"))
     random_numbers.vocabulary = [f"word {letter}" for letter in "abcdefghijklmnop"]
@@ -305,15 +308,15 @@ def looks(served) -> Callable[[str, random.Random], Look]:
         if ids[-1] == tokenizer.eos:
             break
     found = {"chat": trace(CHAT.own, TEXT, name="chat"), "long": trace(CHAT.own, LONGER, name="chat"),
-             "film": trace(CHAT.own, ids, name="chat"), "saved": random_numbers}
+             "film": trace(CHAT.own, ids, name="chat"), "riddle": trace(CHAT.own, RIDDLE, name="chat"), "saved": random_numbers}
     return lambda name, chance: Look(host, found[name].model, found[name], chance)
 
 
 ROUNDS = [(walk, "chat"), (walk, "saved"), (heads, "chat"), (heads, "chat"), (heads, "saved"), (street, "long"), (film, "film"),
-          (what_if, "chat"), (compare, "chat")]
+          (what_if, "chat"), (compare, "chat"), (sparse, "chat"), (pronouns, "riddle")]
 
 
-def test_every_number_on_the_six_screens_is_the_traces_own(page, looks) -> None:
+def test_every_number_on_eight_screens_is_the_traces_own(page, looks) -> None:
     page.add_init_script(KEEP)
     numbers, chance = Numbers(page), random.Random(20170612)
     for screen, name in ROUNDS:
@@ -321,7 +324,7 @@ def test_every_number_on_the_six_screens_is_the_traces_own(page, looks) -> None:
         screen(numbers, looks(name, chance))
     print("numbers:", dict(numbers.compared), "colours:", dict(numbers.painted))
     assert not numbers.wrong, "\n".join(numbers.wrong)
-    assert len(numbers.compared) == 6 and min(numbers.compared.values()) >= 50 and sum(numbers.compared.values()) >= 500
+    assert len(numbers.compared) == 8 and min(numbers.compared.values()) >= 50 and sum(numbers.compared.values()) >= 500
 
 
 LIE = """(() => {
