@@ -62,6 +62,10 @@ SHOTS = [
          ".kl, .ranking tbody tr:nth-child(10)"),
     Shot("compare", {"text": "我吃了一个苹果", "compare.text": "苹果发布了新手机", "layer": "3", "head": "1", "lang": "zh"},
          "data.cosine, td.p.b data, .one + .one canvas"),
+    Shot("coref", {"text": "The animal didn’t cross the street because it was too tired", "layer": "3", "head": "4",
+                   "coref.it": "43-45 it", "coref.of": "4-10 animal;28-34 street"}, "data.given, data.itself, .cell[data-share]"),
+    Shot("sparse", {"text": "The animal didn’t cross the street because it was too tired", "layer": "4", "head": "3",
+                    "sparse.pattern": "window:4"}, ".kl, .beside tr:nth-child(6), .pane[data-fates='window:4']"),
     Shot("flow", {"text": "The cat chased the mouse, and the mouse ran into its", "model": "chat"}, "tr[data-way=value]"),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from klieg.analysis.grammar import FILE, Pair, grammar, read_pairs
+from klieg.analysis.grammar import FILE, Pair, contrast, grammar, read_pairs
 from klieg.errors import KliegError
 
 DATA = Path(os.environ.get("KLIEG_DATA", "no such folder"))
@@ -28,6 +29,14 @@ class Scores:
 
     def __init__(self, scores: dict[str, float]) -> None:
         self.scores = scores
+
+    def each(self, text: str) -> tuple[list[int], torch.Tensor]:
+        """A token a word, known by its letters; each costs a nat for every letter."""
+        words = text.split()
+        return [sum(map(ord, word)) for word in words], -torch.tensor([float(len(word)) for word in words])
+
+    def labels(self, ids: Sequence[int]) -> list[str]:
+        return [f"<{id}>" for id in ids]
 
     def total(self, texts: Sequence[str], told: Callable[[int, int], None]) -> torch.Tensor:
         told(len(texts), len(texts))
@@ -78,3 +87,17 @@ def test_blimp_is_67_paradigms_of_1000_pairs() -> None:
     assert len(pairs) == 67_000 and len({pair.paradigm for pair in pairs}) == 67 and len(read_pairs(DATA / FILE, 2)) == 134
     from klieg.views.grammar import PHENOMENA
     assert {pair.phenomenon for pair in pairs} == set(PHENOMENA)
+
+
+@pytest.mark.parametrize(("one", "other", "columns"), [
+    ("a bb ccc", "a dddd ccc", [(0, 0), (1, 1), (2, 2)]), ("a ccc", "a bb ccc", [(0, 0), (None, 1), (1, 2)]),
+    ("a bb", "a", [(0, 0), (1, None)]), ("a", "a", [(0, 0)])])
+def test_two_sentences_and_where_their_difference_comes_from(one: str, other: str, columns: list) -> None:
+    found = contrast(Scores({}), one, other)
+    bits = [[len(word) / math.log(2) for word in text.split()] for text in (one, other)]
+    assert found.columns == columns and found.one.bits == pytest.approx(bits[0]) and found.other.bits == pytest.approx(bits[1])
+    gains = [(0 if b is None else bits[1][b]) - (0 if a is None else bits[0][a]) for a, b in columns]
+    assert found.gains == pytest.approx(gains) and found.difference == pytest.approx(sum(bits[1]) - sum(bits[0]))
+    assert sum(found.gains) == pytest.approx(found.difference)
+    said = json.loads(json.dumps(found.as_json()))
+    assert said["columns"] == [list(pair) for pair in columns] and said["other"]["total"] == pytest.approx(sum(bits[1]))

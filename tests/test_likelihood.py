@@ -49,6 +49,20 @@ def test_a_text_costs_what_its_tokens_cost(config: models.Config, tokenizer: Tok
     assert scorer.total([]).shape == (0,)
 
 
+@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+@torch.no_grad()
+def test_token_by_token(config: models.Config, tokenizer: Tokenizer) -> None:
+    model = lively(config)
+    scorer = Scorer(model, tokenizer, "tiny")
+    for text in TEXTS:
+        ids, found = scorer.each(text)
+        every = tokenizer.encode(text)
+        assert ids == every[1:] and found.dtype == torch.float64
+        assert found.tolist() == pytest.approx(one_by_one(model, every), abs=2e-4)
+    with pytest.raises(KliegError, match="positions"):
+        scorer.each("cat " * 400)
+
+
 @torch.no_grad()
 def test_the_rest_of_a_text(tokenizer: Tokenizer) -> None:
     model = lively(LLAMA)

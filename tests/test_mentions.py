@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from klieg.analysis.mentions import apart, bare, mention, standing
+from klieg.analysis.mentions import apart, bare, mention, standing, words
 
 
 @pytest.mark.parametrize(("text", "phrase", "found"), [
@@ -28,3 +28,15 @@ def test_articles_and_overlaps() -> None:
     assert [bare(phrase) for phrase in ("The dog", "a  dog", "theory", "the", "his son", "An")] == [
         "dog", "dog", "theory", "the", "son", "An"]
     assert apart([(4, 6), (0, 4)]) and not apart([(0, 5), (4, 6)]) and not apart([(0, 9), (3, 4)])
+
+
+def test_words_are_put_together_from_the_places_of_tokens() -> None:
+    text = "The cha sed dog didn’t 小猫x, ok"
+    places = [(0, 0), (0, 3), (3, 7), (7, 11), (11, 13), (13, 15), (15, 19), (19, 20), (20, 22), (22, 24), (24, 25), (25, 26),
+              (26, 27), (27, 28), (28, 30)]
+    found = words(text, places)
+    assert [text[slice(*place)] for place, _ in found] == [
+        "", "The", "cha", "sed", "dog", "didn’t", "小", "猫", "x", ",", "ok"]
+    assert [token for _, tokens in found for token in tokens] == list(range(len(places)))
+    assert words("ab", [(0, 1), (1, 2)]) == [((0, 2), [0, 1])] and words("小猫", [(0, 1), (1, 2)])[1] == ((1, 2), [1])
+    assert words("🐈", [(0, 1), (0, 1)]) == [((0, 1), [0, 1])]        # tokens that share one character

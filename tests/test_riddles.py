@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from klieg.analysis.riddles import SETS, Riddle, in_development, posed, riddles
+from klieg.analysis.riddles import SETS, Riddle, in_development, marked, posed, riddles
 from klieg.errors import KliegError
 
 DATA = Path(os.environ.get("KLIEG_DATA", "no such folder"))
@@ -194,3 +194,17 @@ def test_the_public_sets(name: str) -> None:
     assert all(len(r.candidates) >= 2 and any(r.right) and not all(r.right) for r in every)
     facets = {"winobias": {"pro", "anti"}, "winogender": {"feminine", "masculine"}, "gap": {"feminine", "masculine"}}
     assert {r.facet for r in every} == facets.get(name, {""})
+
+
+def test_a_riddle_by_its_places() -> None:
+    text = "The dog saw a cat; it ran"
+    one = marked(text, (19, 21), [(14, 17), (4, 7)])
+    assert named(one) == ("it", ["dog", "cat"], "cat") and named(marked(text, (19, 21), [(14, 17), (4, 7)], 1))[2] == "dog"
+    for pronoun, candidates, right, says in (
+            ((19, 21), [(4, 7)], 0, "at least two"), ((19, 21), [(4, 7), (4, 7)], 0, "at least two"),
+            ((19, 21), [(4, 7), (14, 17)], 2, "at least two"), ((19, 99), [(4, 7), (14, 17)], 0, "no words at 19 to 99"),
+            ((3, 4), [(4, 7), (14, 17)], 0, "no words at 3 to 4"), ((19, 21), [(4, 7), (6, 10)], 0, "share words"),
+            ((19, 21), [(4, 7), (18, 20)], 0, "share words")):
+        with pytest.raises(KliegError, match=says) as error:
+            marked(text, pronoun, candidates, right)
+        assert error.value.zh

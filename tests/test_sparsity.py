@@ -11,7 +11,7 @@ from test_models import GPT2, LLAMA, lively
 from torch import Tensor
 
 from klieg.analysis import sparsity as module
-from klieg.analysis.sparsity import loss, losses, sparsity
+from klieg.analysis.sparsity import GIVEN_UP, HIDDEN, KEPT, applied, fate, loss, losses, sparsity
 from klieg.attention import Mask
 from klieg.changes import Heads, Keep
 from klieg.errors import KliegError
@@ -72,6 +72,22 @@ def test_lost_weight_is_the_sum_over_the_pairs_given_up(monkeypatch, mask: Mask,
         assert lost[found.worst_row[head]] == pytest.approx(max(lost), abs=1e-12)
         assert found.share == pytest.approx(share, abs=1e-12)
     assert found.heads == 4 and [found.group(head) for head in range(4)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("tile", [1, 2**22])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_what_becomes_of_every_pair_of_a_head(monkeypatch, pattern: Pattern, tile: int) -> None:
+    monkeypatch.setattr(module, "TILE", tile)
+    one = call(Mask.causal())
+    pairs, lost = fate(one, 2, pattern)
+    for i, row in enumerate(one.weights(2).double().tolist()):
+        order = sorted(range(i + 1), key=lambda j, row=row: -row[j])
+        wanted = [HIDDEN if j > i else KEPT if SAYS[str(pattern)](i, j, order) else GIVEN_UP for j in range(11)]
+        assert pairs[i].tolist() == wanted
+        gone = sum(w for w, what in zip(row, wanted, strict=True) if what == GIVEN_UP)
+        assert lost[i].item() == pytest.approx(gone, abs=1e-12)
+    with pytest.raises(KliegError, match="goes by position"):
+        fate(replace(one, kind="cross"), 0, Pattern("window", 2))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS[:4], ids=str)
@@ -136,7 +152,11 @@ def test_applied_is_what_whatif_says_of_it(shape: object, tokenizer: Tokenizer) 
         other = whatif((model, tokenizer), TEXT, [Keep(Heads(), each.pattern)])
         assert each.applied.divergence == pytest.approx(other.divergence, rel=1e-4, abs=1e-9)
         assert each.applied.divergence > 1e-6
-        assert each.applied.likeliest[0].id == other.after.next_tokens(1)[0].id
+        assert [(c.id, c.rank) for c in each.applied.likeliest] == [(c.id, c.rank) for c in other.after.next_tokens(5)]
+        again = applied((model, tokenizer), read, each.pattern, 10)
+        assert [(s.id, s.rank_before, s.rank_after) for s in again.changes] == [
+            (s.id, s.rank_before, s.rank_after) for s in other.changes]
+        assert again.certificate == each.applied.certificate and again.certificate.row_sum_error < 1e-5
         assert each.applied.likeliest[0].p == pytest.approx(other.after.next_tokens(1)[0].p, rel=1e-4)
         bits = [kl(read.probabilities(n), other.after.probabilities(n)) for n in range(len(read.tokens))]
         assert each.applied.divergence_mean == pytest.approx(sum(bits) / len(bits), rel=1e-4, abs=1e-9)

@@ -1,5 +1,5 @@
-"""The screen of sparse attention: patterns by slider, key and table; a refusal; and the keep of what if. Its numbers are held by
-test_numbers.py."""
+"""The screen of sparse attention: patterns by slider, key and table; a refusal; and the keep of what if. Its numbers
+are held by test_numbers.py."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from klieg.whatif import whatif
 pytestmark = pytest.mark.skipif("chat" not in models.bundled(), reason="the bundled model is not there")
 
 TEXT = "The cat chased the mouse and ran into its"
+LOST = "Math.max(...[...document.querySelectorAll('.lost .cell')].map(e => Number(e.dataset.lost)))"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def address(host: str) -> str:
 
 
 def lost(page) -> float:
-    return page.evaluate("Math.max(...[...document.querySelectorAll('.lost .cell')].map(e => Number(e.dataset.lost)))")
+    return page.evaluate(LOST)
 
 
 def shows(page, pattern: str) -> None:
@@ -41,8 +42,7 @@ def shows(page, pattern: str) -> None:
     until(page, "new URLSearchParams(location.hash.slice(1)).get('sparse.pattern') === it", pattern)
     _, [wanted] = sparsity(CHAT.own, TEXT, [Pattern.read(pattern)], name="chat")
     loss, head = wanted.worst
-    until(page, "Math.abs(Math.max(...[...document.querySelectorAll('.lost .cell')].map(e => Number(e.dataset.lost))) - it) < 1e-9",
-          loss.mean[head].item())
+    until(page, f"Math.abs({LOST} - it) < 1e-9", loss.mean[head].item())
     until(page, "Math.abs(Number(document.querySelector('.kl').value) - it) < 1e-6 * (1 + it)", wanted.applied.divergence)
 
 
@@ -143,6 +143,6 @@ def test_a_trace_in_a_file_says_what_it_needs(page, host: str) -> None:
 
     page.set_content(html(trace(CHAT.own, "I love you", name="chat")))
     page.locator("nav [data-screen=sparse]").click()
-    assert "klieg serve" in page.locator(".note").inner_text()
+    assert "klieg serve" in page.locator("main .note").inner_text()
     page.locator("nav [data-screen=coref]").click()
-    assert "klieg serve" in page.locator(".note").inner_text()
+    assert "klieg serve" in page.locator("main .note").inner_text()

@@ -62,6 +62,35 @@ test('scores are sharpened by steps of a quarter octave, and left as they are at
   expect(whatif.changes).toEqual([])
 })
 
+test('heads see only what a pattern keeps, once for the same heads, and all of it again', async () => {
+  const { whatif } = shown()
+  const size = () => document.querySelector<HTMLInputElement>('#keep-size')!
+  await fireEvent.change(size(), { target: { value: '3' } })
+  await fireEvent.click(button('Apply'))
+  expect([whatif.changes, button('Take back').getAttribute('aria-pressed')]).toEqual([['keep 0.0=window:3'], 'true'])
+  await fireEvent.change(document.querySelector('#keep-global')!, { target: { value: '1' } })
+  await fireEvent.click(button('Apply'))
+  expect(whatif.changes).toEqual(['keep 0.0=window:3+global:1'])
+  await fireEvent.change(screen.getByLabelText<HTMLSelectElement>('See only'), { target: { value: 'top' } })
+  expect(document.querySelector('#keep-global')).toBeNull()
+  await fireEvent.click(screen.getByLabelText('Layer'))      // another scope has none
+  expect(size().value).toBe('4')
+  await fireEvent.click(button('Apply'))
+  expect(whatif.changes).toEqual(['keep 0.0=window:3+global:1', 'keep 0.all=window:4'])
+  await fireEvent.click(button('Take back'))
+  expect(whatif.changes).toEqual(['keep 0.0=window:3+global:1'])
+})
+
+test('a size that is none becomes one', async () => {
+  const { whatif } = shown()
+  for (const [given, size] of [['0', 1], ['-4', 1], ['', 1], ['2.6', 3]] as const) {
+    await fireEvent.change(document.querySelector('#keep-size')!, { target: { value: given } })
+    await fireEvent.click(button('Apply'))
+    expect(whatif.changes).toEqual([`keep 0.0=window:${size}`])
+    await fireEvent.click(button('Take back'))
+  }
+})
+
 test('an address may give any factor, and its number is what is shown', () => {
   const looks = explorer()
   looks.more['whatif.changes'] = 'sharpen 0.0=1.9'
