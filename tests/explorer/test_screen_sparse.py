@@ -99,7 +99,7 @@ def test_what_is_saved_is_what_is_shown(address: str, page) -> None:
 
 
 def test_of_a_saved_trace_the_losses_are_known_and_why_no_more(address: str, page) -> None:
-    drawn(page, address.replace("model=chat", "model=saved"))
+    drawn(page, address.replace("model=chat", "model=saved") + "&sparse.pattern=window:2")
     page.locator(".said .why").wait_for()
     assert "not started with the model 'saved'" in page.locator(".said .why").inner_text() and lost(page) > 0
     assert page.locator(".beside thead th").all_inner_texts() == ["pattern", "kept", "lost", "worst head"]

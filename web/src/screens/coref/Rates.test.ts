@@ -11,6 +11,6 @@ test('bars are shares, lines are intervals, and chance has none', () => {
   })
   expect([style('.bar', 'width'), style('.reach', 'left'), style('.reach', 'width')]).toEqual([[62.5, 50], [50], [25]])
   expect([...document.querySelectorAll('tbody tr')].map((row) => row.textContent!.replaceAll(/\s+/g, ' ').trim()))
-    .toEqual(['a head 62.5 %50.0 … 75.01,240', 'chance 50.0 %8'])
+    .toEqual(['a head62.5 %50.0 … 75.01,240', 'chance50.0 %8'])
   expect(screen.getByRole('table', { name: 'rates' }).getAttribute('style')).toContain('50%')
 })
