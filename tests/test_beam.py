@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_models import lively
 
-from klieg import beam, models
+from klieg import beam, likeliest, models
 from klieg.beam import Search, groups, padded, sample, search
 from klieg.config import MarianConfig
 from klieg.errors import KliegError
@@ -113,7 +113,7 @@ def test_many_sources_together_are_each_by_itself(options: Search, taught: Maria
     sources = sources_of([4, 11, 1, 7, 7, 2, 15, 0], 30)
     heard: list[int] = []
     together = search(taught, sources, options, heard.append)
-    with patch.object(beam, "ROOM", 60), patch.object(beam, "LINES", 2):
+    with patch.object(beam, "ROOM", 60), patch.object(likeliest, "LINES", 2):
         in_parts = search(taught, sources, options)
     for source, best, part in zip(sources, together, in_parts, strict=True):
         [alone] = search(taught, [source], options)

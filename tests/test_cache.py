@@ -65,10 +65,10 @@ def test_its_bytes_are_those_of_its_tensors(dtype: torch.dtype, size: int) -> No
 
 
 def test_rows_go_on_in_a_new_order_as_often_as_one_likes() -> None:
-    """Turned round, fewer, more than ever before: with slots written in between."""
-    cache = Cache(LAYERS, BATCH, GROUPS, WIDTH, CAPACITY)
-    kept = [(torch.empty(BATCH, GROUPS, 0, WIDTH), torch.empty(BATCH, GROUPS, 0, WIDTH)) for _ in range(LAYERS)]
-    for rows in ([1, 0], [1], [0, 0, 0, 0], [3, 1], [1, 0, 1], [2]):
+    """Turned round, one twice, fewer: with slots written in between."""
+    cache = Cache(LAYERS, 5, GROUPS, WIDTH, CAPACITY)
+    kept = [(torch.empty(5, GROUPS, 0, WIDTH), torch.empty(5, GROUPS, 0, WIDTH)) for _ in range(LAYERS)]
+    for rows in ([4, 0, 2, 2, 3], [0, 1, 2, 3, 4], [4, 3, 0, 0], [1, 1, 2], [2, 0], [1]):
         for layer in range(LAYERS):
             new = [torch.randn(cache.batch, GROUPS, 2, WIDTH) for _ in range(2)]
             kept[layer] = tuple(torch.cat(pair, 2) for pair in zip(kept[layer], new, strict=True))

@@ -13,11 +13,12 @@ HOUSE = Path(__file__).parents[1] / "src" / "klieg"
 FILES = {str(path.relative_to(HOUSE)): path for path in sorted(HOUSE.rglob("*.py"))}
 
 # A room may import rooms before it, and never one behind it. The trace has files for its nouns: on disk it is a tracefile.
-ORDER = ["errors", "config", "library", "half", "dropout", "atomic", "attention", "patterns", "tiles", "survey", "kernels",
-         "ranks", "bench", "cache", "layers", "labels", "checkpoint", "tokenizers", "decoders", "encoders", "seq2seq", "models",
-         "foreign", "generate", "beam", "loss", "translate", "evaluate", "data", "download", "recipe", "segments", "parallel",
-         "encoded", "rows", "masked", "pairs", "train", "estimate", "trace", "watch", "whatif", "analysis", "export", "views",
-         "labs", "explorer", "reading", "shell", "commands", "cli"]
+ORDER = ["errors", "config", "library", "half", "dropout", "likeliest", "atomic", "attention", "patterns", "tiles",
+         "survey", "kernels", "ranks", "bench", "cache", "layers", "labels", "checkpoint", "tokenizers", "decoders",
+         "encoders", "seq2seq", "models", "foreign", "generate", "beam", "loss", "translate", "evaluate", "data",
+         "download", "recipe", "segments", "parallel", "encoded", "rows", "masked", "pairs", "train", "estimate",
+         "trace", "watch", "whatif", "analysis", "export", "views", "labs", "explorer", "reading", "shell",
+         "commands", "cli"]
 SAME = {**dict.fromkeys(("blocks", "cell", "certificate", "pool", "tracefile"), "trace"), "watching": "watch",
         "changes": "whatif", "reruns": "whatif", "rules": "attention"}
 

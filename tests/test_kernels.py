@@ -22,9 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from klieg import tiles
 from klieg.attention import Mask
 from klieg.errors import KliegError
-from klieg.kernels import KERNELS, attend, choose, fused, native, packed, sparse, streamed
+from klieg.kernels import FEW, KERNELS, attend, choose, few, fused, native, packed, sparse, streamed
 from klieg.survey import SurveySpec
 
+COMPILED = ("few", "native", "sparse")
 NOTHING = {"softcap": None, "sinks": None, "bias": None}
 
 
@@ -70,13 +71,13 @@ class Call:
         return formula(self.q, self.k, self.v, self.seen, scale=scale, **self.options)
 
     def kernels(self) -> list[str]:
-        able = {"fused": fused, "packed": packed, "sparse": sparse}
+        able = {"few": few, "fused": fused, "packed": packed, "sparse": sparse}
         return [kernel for kernel in KERNELS if kernel not in able
                 or able[kernel].refusal(self.q, self.k, self.v, self.mask, **self.options) is None]
 
     def trainable(self) -> list[str]:
-        """The native kernel and the sparse one have no backward pass."""
-        return [kernel for kernel in self.kernels() if kernel not in ("native", "sparse")]
+        """The compiled kernels have no backward pass."""
+        return [kernel for kernel in self.kernels() if kernel not in COMPILED]
 
 
 def masks(batch: int, heads: int, queries: int, keys: int) -> dict[str, tuple[Mask, Tensor]]:
@@ -300,7 +301,7 @@ def test_gradients_by_finite_differences(kernel: str) -> None:
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (exact.q, exact.k, exact.v, sinks, bias)])
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel not in ("native", "sparse")])
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel not in COMPILED])
 def test_only_the_output_carries_gradients(kernel: str) -> None:
     exact = call("causal documents").at(torch.float32)
     found = attend(exact.q.requires_grad_(), exact.k, exact.v, exact.mask, kernel=kernel)
@@ -434,6 +435,13 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen(call("causal strided").at(torch.float32)) == "fused"
     strided.q.requires_grad_()
     assert chosen(strided) == "fused"
+    one, several = (call(mask, queries=n).at(torch.float32) for mask, n in (("causal", 1), ("padding", FEW)))
+    assert chosen(one) == chosen(several) == "few"
+    two, more = (call(mask, queries=n).at(torch.float32) for mask, n in (("causal", 2), ("padding", FEW + 1)))
+    assert chosen(two) == chosen(more) == "fused"
+    assert chosen(one, softcap=2.0) == chosen(one, surveyed=True) == "native"
+    one.k.requires_grad_()
+    assert chosen(one) == chosen(call("causal", queries=1, keys=few.KEYS + 1).at(torch.float32)) == "fused"
     # What carries gradients, or is in float64, or finds no compiled library, goes other ways.
     trained = torch.zeros(1, 1, 45, 45, requires_grad=True)
     assert chosen(short, bias=trained) == "dense"
@@ -450,6 +458,30 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose(long, long, long, Mask.causal(), **nothing) == "fused"
     assert chosen(short, softcap=2.0) == "dense"
     assert attend(short.q, short.k, short.v, short.mask, survey=SurveySpec()).survey.kernel == "streamed"
+
+
+@pytest.mark.parametrize("mask", ["none", "padding", "causal left padding"])
+@pytest.mark.parametrize(("queries", "keys", "groups"), [(1, 1, 4), (1, 37, 2), (5, 64, 1), (3, few.KEYS, 4)])
+def test_a_few_queries_meet_keys_wherever_they_lie(mask: str, queries: int, keys: int, groups: int) -> None:
+    """In a cache, whose slots lie apart, as much as in memory of their own; where nothing is seen, nothing comes out."""
+    exact = call(mask, queries=queries, keys=keys, groups=groups, width=24, value_width=17)
+    low = exact.at(torch.float32)
+    if few.refusal(low.q, low.k, low.v, low.mask, **NOTHING):
+        assert mask == "causal left padding" and queries > 1
+        return
+    apart = [torch.empty(keys + 5, 2, groups, x.shape[3]).permute(1, 2, 0, 3)[:, :, :keys].copy_(x) for x in (low.k, low.v)]
+    output, lse = exact.formula()
+    for k, v in ((low.k, low.v), apart):
+        found = attend(low.q, k, v, low.mask, kernel="few")
+        torch.testing.assert_close(found.output.double(), output, atol=2e-6, rtol=0)
+        torch.testing.assert_close(found.lse.double(), lse, atol=2e-6, rtol=1e-6)
+
+
+def test_a_number_that_is_none_is_not_lost_among_a_few() -> None:
+    exact = call("none", queries=1).at(torch.float32)
+    exact.k[0, 0, 7] = torch.nan
+    found = attend(exact.q, exact.k, exact.v, exact.mask, kernel="few").output
+    assert found[0, :2].isnan().all() and found[0, 2:].isfinite().all() and found[1].isfinite().all()
 
 
 def test_attend_says_which_kernel_ran() -> None:
@@ -489,7 +521,7 @@ def test_one_query_at_the_end_of_a_cache_needs_no_mask(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_autocast_does_not_reach_inside(kernel: str) -> None:
-    exact = call("causal strided" if kernel == "sparse" else "causal documents").at(torch.float32)
+    exact = call({"sparse": "causal strided", "few": "padding"}.get(kernel, "causal documents")).at(torch.float32)
     plain = attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel)
     with torch.autocast("cpu", torch.bfloat16):
         cast = attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel)

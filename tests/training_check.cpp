@@ -1,4 +1,4 @@
-// Random calls of the native dropout and loss, each tensor in memory of exactly its size, against what they
+// Random calls of the native dropout, loss, likeliest tokens and attention of a few queries, each tensor in memory of exactly its size, against what they
 // are in double. Compiled with the address and undefined-behaviour sanitizers by test_native.py.
 
 #include <algorithm>
@@ -13,6 +13,12 @@ extern "C" void klieg_dropout(const float* base, const float* x, float* y, std::
                               std::uint32_t dropped, float scale, int threads);
 extern "C" void klieg_loss(float* logits, const std::int64_t* targets, float* losses, std::int64_t rows,
                            std::int64_t vocabulary, float smoothing, int threads);
+extern "C" void klieg_likeliest(const float* logits, const float* bias, std::int64_t rows, std::int64_t vocabulary,
+                                std::int64_t count, float* values, std::int64_t* tokens, float* lse, int threads);
+extern "C" void klieg_few(std::int64_t texts, std::int64_t heads, std::int64_t groups, std::int64_t queries, std::int64_t keys,
+                          std::int64_t width, std::int64_t value_width, const float* q, const float* k, const float* v,
+                          const std::int64_t* strides, const std::uint8_t* real, float scale, float* output, float* lse,
+                          int threads);
 
 namespace {
 
@@ -66,11 +72,62 @@ bool loses() {
     return true;
 }
 
+bool likes() {
+    const std::int64_t rows = 1 + below(9), vocabulary = 1 + below(below(2) ? 40 : 3000), count = 1 + below(static_cast<int>(std::min<std::int64_t>(vocabulary, 30)));
+    const auto logits = normal(rows * vocabulary, below(2) ? 3.0f : 60.0f), bias = normal(vocabulary, 1), values = normal(rows * count, 1), lse = normal(rows, 1);
+    std::unique_ptr<std::int64_t[]> tokens(new std::int64_t[rows * count]);
+    klieg_likeliest(logits.get(), bias.get(), rows, vocabulary, count, values.get(), tokens.get(), lse.get(), 1 + below(3));
+    for (std::int64_t row = 0; row < rows; ++row) {
+        std::vector<float> z(vocabulary);
+        for (std::int64_t n = 0; n < vocabulary; ++n) z[n] = logits[row * vocabulary + n] + bias[n];
+        for (std::int64_t n = 0; n < count; ++n)
+            if (z[tokens[row * count + n]] != values[row * count + n]) return false;
+        std::sort(z.begin(), z.end(), [](float a, float b) { return a > b; });
+        double sum = 0;
+        for (float x : z) sum += std::exp(static_cast<double>(x) - z[0]);
+        for (std::int64_t n = 0; n < count; ++n)
+            if (z[n] != values[row * count + n]) return false;
+        if (std::fabs(lse[row] - (z[0] + std::log(sum))) > 2e-6 * (1 + std::fabs(z[0]))) return false;
+    }
+    return true;
+}
+
+bool attends() {
+    const std::int64_t texts = 1 + below(3), groups = 1 + below(2), heads = groups * (1 + below(3)), queries = 1 + below(5);
+    const std::int64_t keys = 1 + below(below(4) ? 40 : 1024), width = 1 + below(40), wide = 1 + below(40);
+    const auto q = normal(texts * heads * queries * width, 1), k = normal(texts * groups * keys * width, 1), v = normal(texts * groups * keys * wide, 1);
+    const auto output = normal(texts * queries * heads * wide, 1), lse = normal(texts * heads * queries, 1);
+    const std::int64_t strides[] = {heads * queries * width, queries * width, width, groups * keys * width, keys * width, width, groups * keys * wide, keys * wide, wide};
+    std::unique_ptr<std::uint8_t[]> real(new std::uint8_t[texts * keys]);
+    for (std::int64_t n = 0; n < texts * keys; ++n) real[n] = below(3) > 0;
+    const bool padded = below(2);
+    klieg_few(texts, heads, groups, queries, keys, width, wide, q.get(), k.get(), v.get(), strides, padded ? real.get() : nullptr, 0.3f, output.get(), lse.get(), 1 + below(3));
+    for (std::int64_t b = 0; b < texts; ++b)
+        for (std::int64_t h = 0; h < heads; ++h)
+            for (std::int64_t i = 0; i < queries; ++i) {
+                std::vector<double> mixed(wide);
+                double sum = 0;
+                for (std::int64_t j = 0; j < keys; ++j) {
+                    if (padded && !real[b * keys + j]) continue;
+                    double s = 0;
+                    const std::int64_t g = h / (heads / groups);
+                    for (std::int64_t d = 0; d < width; ++d) s += static_cast<double>(q[((b * heads + h) * queries + i) * width + d]) * k[((b * groups + g) * keys + j) * width + d];
+                    sum += std::exp(0.3 * s);
+                    for (std::int64_t e = 0; e < wide; ++e) mixed[e] += std::exp(0.3 * s) * v[((b * groups + g) * keys + j) * wide + e];
+                }
+                for (std::int64_t e = 0; e < wide; ++e)
+                    if (std::fabs(output[((b * queries + i) * heads + h) * wide + e] - (sum > 0 ? mixed[e] / sum : 0)) > 1e-5) return false;
+                const float found = lse[(b * heads + h) * queries + i];
+                if (sum > 0 ? std::fabs(found - std::log(sum)) > 1e-5 : found != -INFINITY) return false;
+            }
+    return true;
+}
+
 }  // namespace
 
 int main() {
     for (int turn = 0; turn < 200; ++turn)
-        if (!drops() || !loses()) return std::printf("call %d\n", turn), 1;
-    std::puts("400 calls");
+        if (!drops() || !loses() || !likes() || !attends()) return std::printf("call %d\n", turn), 1;
+    std::puts("800 calls");
     return 0;
 }

@@ -22,10 +22,10 @@ from klieg.config import MarianConfig
 from klieg.errors import KliegError
 from klieg.generate import Sampling, choose
 from klieg.layers import Observation
+from klieg.likeliest import Likeliest
 from klieg.seq2seq import Marian
 
-ROOM = 2**13  # rows times source tokens that are searched together
-LINES = 128   # rows whose log-probabilities of the whole vocabulary stay near the core
+ROOM = 2**14  # rows times source tokens that are searched together
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,8 @@ class _Group:
         self.scores[:, 0] = 0
         self.written = torch.full((len(ids), beam, 1), config.decoder_start_token_id)
         self.coverage = torch.zeros(len(ids), beam, ids.shape[1]) if options.beta else None
+        # Two more than are wanted, as two marks are never written.
+        self.likeliest = Likeliest(model.vocabulary, model.final_logits_bias[0], 2 * beam + 2)
         while len(self.places):
             self._step()
         return [sorted(found, key=lambda h: -h.score)[:options.best] for found in self.finished]
@@ -179,12 +181,9 @@ class _Group:
 
         Of a source that `ends` (n,) it is the end mark alone.
         """
-        model, config, beam = self.model, self.model.config, self.options.beam
-        found = []
-        for lines in self._hidden().split(LINES):
-            log_p = _allowed(model.head(lines).log_softmax(-1), config)
-            found.append((*log_p.topk(min(2 * beam, log_p.shape[1]), dim=1), log_p[:, config.eos_token_id]))
-        log_p, tokens, end = (torch.cat(part).unflatten(0, (-1, beam)) for part in zip(*found, strict=True))
+        config, beam = self.model.config, self.options.beam
+        log_p, tokens, end = (part.unflatten(0, (-1, beam)) for part in self.likeliest(self._hidden(), config.eos_token_id))
+        log_p.masked_fill_((tokens == config.pad_token_id) | (tokens == config.decoder_start_token_id), -torch.inf)
         if ends.any():
             log_p[ends] = -torch.inf
             log_p[ends, :, 0], tokens[ends, :, 0] = end[ends], config.eos_token_id
@@ -220,12 +219,25 @@ class _Group:
     def _go_on(self, stay: Tensor, parents: Tensor, tokens: Tensor, scores: Tensor) -> None:
         """Keep the open sources, and of each the best hypotheses."""
         parents, beam = parents[stay], self.options.beam
+        order = _at_home(parents)
+        parents, tokens, scores = (x.gather(1, order) for x in (parents, tokens[stay], scores[stay]))
         rows = stay[:, None] * beam + parents                                    # (n, beam) rows of the old batch
-        self.written = torch.cat([self.written.flatten(0, 1)[rows], tokens[stay][:, :, None]], 2)
+        self.written = torch.cat([self.written.flatten(0, 1)[rows], tokens[:, :, None]], 2)
         if self.coverage is not None:
             self.coverage = self.coverage.flatten(0, 1)[rows]
         if len(stay) < len(self.places):
             self.memory = self.memory.select(stay)
-        self.places, self.limits, self.scores = self.places[stay], self.limits[stay], scores[stay]
-        if len(stay) and not (beam == 1 and len(stay) == self.cache.batch):
+        self.places, self.limits, self.scores = self.places[stay], self.limits[stay], scores
+        if len(stay):
             self.cache.select(rows.flatten())
+
+
+def _at_home(parents: Tensor) -> Tensor:
+    """An order (n, beam) of hypotheses by which as many as can be stand in the row of their parent (n, beam)."""
+    beam = parents.shape[1]
+    younger = (parents[:, :, None] == parents[:, None, :]).tril(-1).any(2)       # an earlier one has the same parent
+    home = parents.masked_fill(younger, beam)
+    free = torch.ones(len(parents), beam + 1, dtype=torch.bool).scatter_(1, home, False)[:, :beam]
+    # Of each source as many rows are free as there are younger hypotheses.
+    home[younger] = torch.arange(beam).expand_as(parents)[free]
+    return home.argsort(1)

@@ -17,17 +17,20 @@ from torch import Tensor
 
 from klieg.attention import Mask
 from klieg.errors import KliegError, nearest
-from klieg.kernels import dense, fused, native, packed, sparse, streamed, surveys
+from klieg.kernels import dense, few, fused, native, packed, sparse, streamed, surveys
 from klieg.kernels.surveys import Pooled, pooled, survey
 from klieg.survey import Survey, SurveySpec
 
 __all__ = ["KERNELS", "Attention", "Pooled", "attend", "choose", "pooled", "survey"]
 
-KERNELS = ("dense", "fused", "native", "packed", "sparse", "streamed")
+KERNELS = ("dense", "few", "fused", "native", "packed", "sparse", "streamed")
 EVERYTHING = Mask()
 
 # From so many queries on, the native kernel is faster than torch's fused one (benchmarks/attention.py).
 MANY = 128
+
+# Up to so many queries, meeting the keys where they lie is faster than torch's fused kernel.
+FEW = 8
 
 # Up to this many weights the whole map is one tile, and walking over tiles gains nothing.
 SMALL = 2**18
@@ -77,8 +80,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     found = None
     if kernel == "fused":
         output, lse = fused.attention(q, k, v, mask, scale=scale, bias=bias)
-    elif kernel == "packed":
-        output, lse = packed.attention(q, k, v, mask, scale=scale)
+    elif kernel in ("few", "packed"):
+        output, lse = {"few": few, "packed": packed}[kernel].attention(q, k, v, mask, scale=scale)
     elif kernel == "native" and survey is not None:
         output, found = surveys.attended(q, k, v, mask, survey, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
         lse = found.lse
@@ -101,6 +104,8 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None
     natively = native.refusal(q, k, v, sinks, bias) is None and not mask.scattered
     if natively and (surveyed or q.shape[2] >= MANY):
         return "native"
+    if q.shape[2] <= FEW and few.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
+        return "few"
     if packed.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "packed"
     if fused.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
@@ -117,7 +122,7 @@ def _refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: 
         raise KliegError(f"there is no kernel {kernel!r}." + nearest(kernel, list(KERNELS)))
     if kernel == "native":
         return native.refusal(q, k, v, sinks, bias)
-    module = {"fused": fused, "packed": packed, "sparse": sparse}.get(kernel)
+    module = {"few": few, "fused": fused, "packed": packed, "sparse": sparse}.get(kernel)
     return module and module.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
 
 
