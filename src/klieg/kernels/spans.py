@@ -1,4 +1,4 @@
-"""A mask as the native kernel reads it: for every query a span of keys, and tables for what is no span.
+"""A mask as the native kernel and the one on the GPU read it: for every query a span of keys, and tables for what is no span.
 
 Causality, windows, blocks and prefixes are spans by nature; padding at either end and documents that
 lie in one piece become spans by a look at their tables, which are O(N). Only what is left is looked
@@ -29,9 +29,9 @@ class Spans:
     """(b or 1, h or 1, i, j), bool."""
 
 
-def spans(mask: Mask, slots: range, keys: range) -> Spans:
-    """The mask over these slots and keys; keys are counted from keys.start."""
-    slot = torch.arange(slots.start, slots.stop)[None]
+def spans(mask: Mask, slots: range, keys: range, device: torch.device | None = None) -> Spans:
+    """The mask over these slots and keys, on the device of its tables; keys are counted from keys.start."""
+    slot = torch.arange(slots.start, slots.stop, device=device)[None]
     first, last = torch.full_like(slot, keys.start), torch.full_like(slot, keys.stop)
     real = allowed = None
     documents = []
@@ -41,7 +41,8 @@ def spans(mask: Mask, slots: range, keys: range) -> Spans:
         elif rule.kind == "prefix":
             last = last.minimum((slot + 1).clamp(min=rule.size))
         elif rule.scattered:
-            allowed = _both(allowed, Mask((rule,)).visible(slot[0], torch.arange(keys.start, keys.stop)))
+            allowed = _both(allowed, Mask((rule,)).visible(
+                slot[0], torch.arange(keys.start, keys.stop, device=device)))
         elif rule.kind == "block":
             start = slot.div(rule.size, rounding_mode="floor") * rule.size
             first, last = first.maximum(start), last.minimum(start + rule.size)
@@ -83,13 +84,15 @@ def _piece(real: Tensor) -> tuple[Tensor, Tensor, bool]:
 
 def _pieces(ids: Tensor) -> tuple[Tensor, Tensor] | None:
     """Start and stop (b, j) of the document at each slot; None if a document lies in several pieces."""
-    starts, stops = torch.empty_like(ids, dtype=torch.int64), torch.empty_like(ids, dtype=torch.int64)
-    for text, row in enumerate(ids):
-        found, place, count = row.unique_consecutive(return_inverse=True, return_counts=True)
-        if len(found.unique()) < len(found):
-            return None
-        ends = count.cumsum(0)
-        starts[text], stops[text] = (ends - count)[place], ends[place]
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    new = torch.ones_like(ids, dtype=torch.bool)
+    new[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    kinds = ids.sort(1).values.diff().ne(0).sum(1) + 1
+    if not torch.equal(new.sum(1), kinds):
+        return None
+    starts = place.masked_fill(~new, 0).cummax(1).values
+    ends = torch.cat([new[:, 1:], torch.ones_like(new[:, :1])], 1)
+    stops = (place + 1).masked_fill(~ends, ids.shape[1]).flip(1).cummin(1).values.flip(1)
     return starts, stops
 
 

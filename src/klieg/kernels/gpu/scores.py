@@ -1,0 +1,97 @@
+"""One tile of scores on the GPU: softcap(scale * q k^T) + bias, -inf where the mask forbids, in base 2.
+
+The kernels compute 2^x where the formula has e^x, which is one instruction; scores and row maxima inside them are
+therefore in bits, nats times log2(e), and turn to nats where they are stored.
+"""
+
+from __future__ import annotations
+
+import math
+
+import triton
+import triton.language as tl
+
+from klieg.kernels.gpu.visible import in_tables, seen
+from klieg.tiles import Scores
+
+LOG2E = tl.constexpr(math.log2(math.e))
+LN2 = tl.constexpr(math.log(2))
+
+
+def padded(width: int) -> int:
+    """The width of a tile in memory: a power of two, at least what a product takes."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def arguments(scores: Scores) -> dict[str, object]:
+    """What every kernel is told of the scores; q and k have a last axis without gaps. A row stands at slot row + offset
+    in the counting of the keys, and query head h looks at key head h // repeat."""
+    q, k, bias, cap = scores.q, scores.k, scores.bias, scores.softcap
+    (batch, heads, queries, width), (groups, keys) = q.shape, k.shape[1:3]
+    table = seen(scores.mask, scores.slots(slice(0, queries)), scores.keys(slice(0, keys)), q.device)
+    # In bits; under a cap the product first becomes the argument of tanh.
+    scale = scores.scale * math.log2(math.e) if cap is None else scores.scale / cap
+    steps = (None,) * 4 if bias is None else bias.expand(batch, heads, queries, keys).stride()
+    return {"q": (q, *q.stride()[:3]), "k": (k, *k.stride()[:3]), **table.arguments(), "bias": (bias, *steps),
+            "scale": scale, "softcap": None if cap is None else cap * math.log2(math.e), "queries": queries, "keys": keys,
+            "offset": scores.first_slot - scores.first_key, "repeat": heads // groups, "WIDTH": width}
+
+
+@triton.jit
+def load_tile(base: tl.tensor, start: tl.tensor, stride: tl.tensor, count: tl.tensor, LINES: tl.constexpr,
+              WIDTH: tl.constexpr, PADDED: tl.constexpr, WHOLE: tl.constexpr) -> tl.tensor:
+    """(LINES, PADDED) from line `start` on, 0 beyond the last of `count` lines and beyond WIDTH. WHOLE: no line is beyond."""
+    line, column = tl.arange(0, LINES), tl.arange(0, PADDED)
+    at = base + tl.cast(start, tl.int64) * stride + line[:, None] * stride + column[None, :]
+    if WHOLE and WIDTH == PADDED:
+        return tl.load(at)
+    inside = (start + line < count)[:, None]
+    if WIDTH != PADDED:
+        inside = inside & (column < WIDTH)[None, :]
+    return tl.load(at, mask=inside, other=0.0)
+
+
+@triton.jit
+def tanh(x: tl.tensor) -> tl.tensor:
+    """tanh to the last digits of float32: Lambert's continued fraction near 0, where 1 - exp would cancel."""
+    y = x * x
+    near = x * (135135 + y * (17325 + y * (378 + y))) / (135135 + y * (62370 + y * (3150 + y * 28)))
+    small = tl.exp2(tl.abs(x) * (-2 * LOG2E))
+    far = (1 - small) / (1 + small)
+    return tl.where(y < 1, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def capped(dot: tl.tensor, scale: tl.tensor, softcap: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """softcap(scale * dot) in bits, and its slope: the derivative of softcap(x) by x, 1 without a cap."""
+    if softcap is None:
+        return dot * scale, 1.0
+    t = tanh(dot * scale)
+    return t * softcap, 1 - t * t
+
+
+@triton.jit
+def biased(bits: tl.tensor, bias: tl.tuple, batch: tl.tensor, head: tl.tensor, rows: tl.tensor, keys: tl.tensor,
+           queries: tl.tensor, count: tl.tensor) -> tl.tensor:
+    """Scores with the bias, where there is one, of rows and keys of shapes that broadcast to them."""
+    table, step_b, step_h, step_i, step_j = bias
+    if table is None:
+        return bits
+    rows, keys = tl.minimum(rows, queries - 1), tl.minimum(keys, count - 1)
+    at = tl.cast(batch, tl.int64) * step_b + tl.cast(head, tl.int64) * step_h + tl.cast(rows, tl.int64) * step_i
+    return bits + tl.load(table + at + tl.cast(keys, tl.int64) * step_j).to(tl.float32) * LOG2E
+
+
+@triton.jit
+def score_tile(dot: tl.tensor, within: tl.tensor, batch: tl.tensor, head: tl.tensor, rows: tl.tensor, keys: tl.tensor,
+               queries: tl.tensor, count: tl.tensor, scale: tl.tensor, softcap: tl.tensor, bias: tl.tuple,
+               tables: tl.tuple, PARTIAL: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Scores in bits out of the products q k^T of rows and keys of shapes that broadcast to them, and their slope.
+
+    PARTIAL: -inf where they are not `within` each other's spans or the tables hide; else nothing is hidden but by a bias.
+    """
+    bits, slope = capped(dot, scale, softcap)
+    bits = biased(bits, bias, batch, head, rows, keys, queries, count)
+    if PARTIAL:
+        bits = tl.where(within & in_tables(tables, batch, head, rows, keys, queries, count), bits, float("-inf"))
+    return bits, slope
