@@ -44,11 +44,14 @@ def load_tile(base: tl.tensor, start: tl.tensor, stride: tl.tensor, count: tl.te
     line, column = tl.arange(0, LINES), tl.arange(0, PADDED)
     at = base + tl.cast(start, tl.int64) * stride + line[:, None] * stride + column[None, :]
     if WHOLE and WIDTH == PADDED:
-        return tl.load(at)
-    inside = (start + line < count)[:, None]
-    if WIDTH != PADDED:
-        inside = inside & (column < WIDTH)[None, :]
-    return tl.load(at, mask=inside, other=0.0)
+        loaded = tl.load(at)
+    elif WHOLE:
+        loaded = tl.load(at, mask=(column < WIDTH)[None, :], other=0.0)
+    elif WIDTH == PADDED:
+        loaded = tl.load(at, mask=(start + line < count)[:, None], other=0.0)
+    else:
+        loaded = tl.load(at, mask=(start + line < count)[:, None] & (column < WIDTH)[None, :], other=0.0)
+    return loaded
 
 
 @triton.jit
@@ -65,33 +68,44 @@ def tanh(x: tl.tensor) -> tl.tensor:
 def capped(dot: tl.tensor, scale: tl.tensor, softcap: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """softcap(scale * dot) in bits, and its slope: the derivative of softcap(x) by x, 1 without a cap."""
     if softcap is None:
-        return dot * scale, 1.0
-    t = tanh(dot * scale)
-    return t * softcap, 1 - t * t
-
-
-@triton.jit
-def biased(bits: tl.tensor, bias: tl.tuple, batch: tl.tensor, head: tl.tensor, rows: tl.tensor, keys: tl.tensor,
-           queries: tl.tensor, count: tl.tensor) -> tl.tensor:
-    """Scores with the bias, where there is one, of rows and keys of shapes that broadcast to them."""
-    table, step_b, step_h, step_i, step_j = bias
-    if table is None:
-        return bits
-    rows, keys = tl.minimum(rows, queries - 1), tl.minimum(keys, count - 1)
-    at = tl.cast(batch, tl.int64) * step_b + tl.cast(head, tl.int64) * step_h + tl.cast(rows, tl.int64) * step_i
-    return bits + tl.load(table + at + tl.cast(keys, tl.int64) * step_j).to(tl.float32) * LOG2E
-
-
-@triton.jit
-def score_tile(dot: tl.tensor, within: tl.tensor, batch: tl.tensor, head: tl.tensor, rows: tl.tensor, keys: tl.tensor,
-               queries: tl.tensor, count: tl.tensor, scale: tl.tensor, softcap: tl.tensor, bias: tl.tuple,
-               tables: tl.tuple, PARTIAL: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """Scores in bits out of the products q k^T of rows and keys of shapes that broadcast to them, and their slope.
-
-    PARTIAL: -inf where they are not `within` each other's spans or the tables hide; else nothing is hidden but by a bias.
-    """
-    bits, slope = capped(dot, scale, softcap)
-    bits = biased(bits, bias, batch, head, rows, keys, queries, count)
-    if PARTIAL:
-        bits = tl.where(within & in_tables(tables, batch, head, rows, keys, queries, count), bits, float("-inf"))
+        bits, slope = dot * scale, 1.0
+    else:
+        t = tanh(dot * scale)
+        bits, slope = t * softcap, 1 - t * t
     return bits, slope
+
+
+@triton.jit
+def biased(bits: tl.tensor, bias: tl.tuple, batch: tl.tensor, head: tl.tensor, rows: tl.tensor, columns: tl.tensor,
+           queries: tl.tensor, keys: tl.tensor) -> tl.tensor:
+    """Scores with the bias, where there is one; beyond the last row and column it is that of the last ones."""
+    table, step_b, step_h, step_i, step_j = bias
+    if table is not None:
+        rows, columns = tl.minimum(rows, queries - 1), tl.minimum(columns, keys - 1)
+        at = tl.cast(batch, tl.int64) * step_b + tl.cast(head, tl.int64) * step_h + tl.cast(rows, tl.int64) * step_i
+        bits += tl.load(table + at + tl.cast(columns, tl.int64) * step_j).to(tl.float32) * LOG2E
+    return bits
+
+
+@triton.jit
+def score_tile(dot: tl.tensor, within: tl.tensor, rows: tl.tensor, columns: tl.tensor, about: tl.tuple,
+               PARTIAL: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Scores in bits out of the products q k^T of rows and columns of shapes that broadcast to them, and their slope.
+
+    about: (batch, head, queries, keys, scale, softcap, bias, tables). PARTIAL: -inf where they are not `within` each
+    other's spans or the tables hide; else nothing is hidden but by a bias.
+    """
+    batch, head, queries, keys, scale, softcap, bias, tables = about
+    bits, slope = capped(dot, scale, softcap)
+    bits = biased(bits, bias, batch, head, rows, columns, queries, keys)
+    if PARTIAL:
+        seen = within & in_tables(tables, batch, head, rows, columns, queries, keys)
+        bits = tl.where(seen, bits, float("-inf"))
+    return bits, slope
+
+
+@triton.jit
+def place(base: tl.tuple, batch: tl.tensor, head: tl.tensor) -> tl.tensor:
+    """Where a head of a text begins in (pointer, step along the batch, step along the heads, step along the lines)."""
+    pointer, step_b, step_h, _ = base
+    return pointer + tl.cast(batch, tl.int64) * step_b + tl.cast(head, tl.int64) * step_h

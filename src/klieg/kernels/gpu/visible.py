@@ -139,18 +139,24 @@ def partial_tiles(start: tl.tensor, whole_start: tl.tensor, whole_stop: tl.tenso
 
 
 @triton.jit
-def in_tables(tables: tl.tuple, batch: tl.tensor, head: tl.tensor, rows: tl.tensor, keys: tl.tensor, queries: tl.tensor,
-              count: tl.tensor) -> tl.tensor:
-    """Whether labels and the table of pairs, where given, let rows see keys; both of shapes that broadcast, as does this.
+def tabled(tables: tl.tuple) -> tl.constexpr:
+    """Whether tables hide more than spans do."""
+    return tables[0] is not None or tables[4] is not None
 
-    Beyond the last query and the last of `count` keys it answers for the last ones.
+
+@triton.jit
+def in_tables(tables: tl.tuple, batch: tl.tensor, head: tl.tensor, rows: tl.tensor, columns: tl.tensor,
+              queries: tl.tensor, keys: tl.tensor) -> tl.tensor:
+    """Whether labels and the table of pairs, where given, let rows see columns; both of shapes that broadcast, as does this.
+
+    Beyond the last row and the last column it answers for the last ones.
     """
     label_rows, rows_b, label_keys, keys_b, allowed, allowed_b, allowed_h, allowed_i = tables
-    rows, keys, batch = tl.minimum(rows, queries - 1), tl.minimum(keys, count - 1), tl.cast(batch, tl.int64)
-    seen = rows + keys >= 0
+    rows, columns, batch = tl.minimum(rows, queries - 1), tl.minimum(columns, keys - 1), tl.cast(batch, tl.int64)
+    seen = rows + columns >= 0
     if label_rows is not None:
-        seen &= tl.load(label_rows + batch * rows_b + rows) == tl.load(label_keys + batch * keys_b + keys)
+        seen &= tl.load(label_rows + batch * rows_b + rows) == tl.load(label_keys + batch * keys_b + columns)
     if allowed is not None:
         at = batch * allowed_b + tl.cast(head, tl.int64) * allowed_h + tl.cast(rows, tl.int64) * allowed_i
-        seen &= tl.load(allowed + at + keys) != 0
+        seen &= tl.load(allowed + at + columns) != 0
     return seen
