@@ -1,0 +1,83 @@
+"""What a tile of weights adds to its rows and to the bins of distance, on the GPU."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from klieg.kernels.gpu.scores import LN2
+
+NOTHING = tl.constexpr(-1e30)       # bits of a weight of 0: finite, so that its share of the entropy is no NaN
+FAR = tl.constexpr(2**31 - 1)       # beyond all distances
+
+
+@triton.jit
+def single(w: tl.tensor, at: tl.tensor, wanted: tl.tensor, KEYS: tl.constexpr) -> tl.tensor:
+    """The weight of every row on the key that is wanted of it, 0 where that is not among the KEYS from `at` on."""
+    found = tl.zeros((w.shape[0],), tl.float32)
+    if (tl.max(wanted, 0) >= at) & (tl.min(wanted, 0) < at + KEYS):
+        found = tl.sum(tl.where((at + tl.arange(0, KEYS))[None, :] == wanted[:, None], w, 0.0), 1)
+    return found
+
+
+@triton.jit
+def moments(far: tl.tensor, farther: tl.tensor, w: tl.tensor, mass: tl.tensor, at: tl.tensor, slots: tl.tensor,
+            KEYS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Adds a tile's weights times distances, and times their squares, to sums in float64.
+
+    A distance is the gap to the nearest key of the tile and the steps from there: nothing cancels.
+    """
+    nearest = tl.minimum(tl.maximum(slots - at, 0), KEYS - 1)
+    steps = tl.abs(tl.arange(0, KEYS)[None, :] - nearest[:, None]).to(tl.float32)
+    walked = w * steps
+    once, twice = tl.sum(walked, 1).to(tl.float64), tl.sum(walked * steps, 1).to(tl.float64)
+    gap = tl.abs(slots - at - nearest).to(tl.float64)
+    wide = gap * mass.to(tl.float64)
+    return far + wide + once, farther + gap * (wide + 2 * once) + twice
+
+
+@triton.jit
+def mixed(base: tl.tensor, w: tl.tensor, at: tl.tensor, keys: tl.tensor, KEYS: tl.constexpr) -> tl.tensor:
+    """The weights of every row times the numbers of their keys."""
+    here = at + tl.arange(0, KEYS)
+    return tl.sum(w * tl.load(base + here, mask=here < keys, other=0.0)[None, :], 1)
+
+
+@triton.jit
+def store_lines(lines: tl.tuple, line: tl.tensor, live: tl.tensor, peak: tl.tensor, mass: tl.tensor, entropy: tl.tensor,
+                first: tl.tensor, own: tl.tensor) -> None:
+    """Stores what a band has of every row, in nats."""
+    tl.store(lines[0] + line, tl.where(peak > NOTHING, peak * LN2, float("-inf")), mask=live)
+    tl.store(lines[1] + line, mass, mask=live)
+    tl.store(lines[2] + line, entropy * LN2, mask=live)
+    tl.store(lines[3] + line, first, mask=live)
+    tl.store(lines[4] + line, own, mask=live)
+
+
+@triton.jit
+def _bin(distance: tl.tensor, lowest: tl.tensor) -> tl.tensor:
+    """The bin of a distance, given the lowest distance of every bin."""
+    return tl.sum((lowest <= distance).to(tl.int32), 0) - 1
+
+
+@triton.jit
+def by_distance(w: tl.tensor, mass: tl.tensor, at: tl.tensor, rows: tl.tensor, offset: tl.tensor, queries: tl.tensor,
+                keys: tl.tensor, bins: tl.tensor, KEYS: tl.constexpr, BINS: tl.constexpr) -> tl.tensor:
+    """A tile's weights by the bin of their distance, (BINS,) of which `bins` are used. Most tiles lie in one bin."""
+    number = tl.arange(0, BINS)
+    lowest = tl.where(number == 0, 0, 1 << tl.minimum(tl.maximum(number - 1, 0), 30))
+    lowest = tl.where(number < bins, lowest, FAR)
+    low, high = tl.min(rows, 0) + offset, tl.minimum(tl.max(rows, 0), queries - 1) + offset
+    end = tl.minimum(at + KEYS, keys) - 1
+    a = _bin(tl.maximum(tl.maximum(low - end, at - high), 0), lowest)
+    b = _bin(tl.maximum(high - at, end - low), lowest)
+    found = tl.where(number == a, tl.sum(mass, 0), 0.0)
+    if a < b:
+        found = tl.zeros((BINS,), tl.float32)
+        distance = tl.abs((rows + offset)[:, None] - (at + tl.arange(0, KEYS))[None, :])
+        for bin in range(a, b + 1):
+            start = tl.sum(tl.where(number == bin, lowest, 0), 0)
+            stop = tl.min(tl.where(number > bin, lowest, FAR), 0)
+            some = tl.where((distance >= start) & (distance < stop), w, 0.0)
+            found += tl.where(number == bin, tl.sum(tl.sum(some, 1), 0), 0.0)
+    return found

@@ -1,0 +1,179 @@
+"""The survey on the GPU: one sweep over the map from q, k and the log-sum-exp, each program a band of queries.
+
+What belongs to rows, to buckets and to distances stays in the registers of a program. What belongs to columns is
+the sum of many programs: each writes its own sums to a workspace, and they are added in the order of the queries.
+Nothing is added by whoever comes first, so every run gives the same bits. The workspace is bounded: long texts are
+swept in several launches.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from klieg.kernels.gpu.buckets import Pool, opened, pooled, stored
+from klieg.kernels.gpu.largest import insert, none_yet, written
+from klieg.kernels.gpu.lines import NOTHING, by_distance, mixed, moments, single, store_lines
+from klieg.kernels.gpu.scores import arguments, load_tile, padded
+from klieg.kernels.gpu.tiles import blocks, head_of, logs_of, readable, score_bits
+from klieg.kernels.gpu.visible import reach, span_of
+from klieg.kernels.native import Wanted
+from klieg.tiles import Scores
+
+# Numbers in the workspace of columns (256 MB), or an eighth of those in q where that is more.
+WORKSPACE = 2**26
+
+COLUMNS = 256       # that one program of _add() adds
+
+# What is found of every row, by its name in klieg.survey.Survey; a forward pass may have the first already.
+LINES, MOMENTS = ("max", "mass", "entropy", "first", "own"), ("distance_sum", "distance_squares")
+ASKED = ("columns", "lines", "distances", "probe", "histogram", "pool", "tops")
+
+
+@triton.jit
+def _store_columns(columns: tl.tuple, w: tl.tensor, at: tl.tensor, band: tl.tensor, keys: tl.tensor,
+                   KEYS: tl.constexpr) -> None:
+    """The sums of a tile's columns, to the band's own line of the workspace."""
+    here = at + tl.arange(0, KEYS)
+    line = tl.cast(tl.program_id(1), tl.int64) * tl.num_programs(0) + band
+    tl.store(columns[0] + line * keys + here, tl.sum(w, 0), mask=here < keys)
+
+
+@triton.jit
+def _store_reach(columns: tl.tuple, band: tl.tensor, start: tl.tensor, stop: tl.tensor, KEYS: tl.constexpr) -> None:
+    """From which column to which a band has written."""
+    line = tl.cast(tl.program_id(1), tl.int64) * tl.num_programs(0) + band
+    tl.store(columns[1] + 2 * line, start)
+    tl.store(columns[1] + 2 * line + 1, start + (stop - start + KEYS - 1) // KEYS * KEYS)
+
+
+@triton.jit
+def _add(columns: tl.tensor, reached: tl.tensor, bands: tl.tensor, keys: tl.tensor, received: tl.tensor,
+         COLUMNS: tl.constexpr) -> None:
+    """Adds what some bands have of some columns of one head, in the order of the bands."""
+    pid, here = tl.cast(tl.program_id(1), tl.int64), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.load(received + pid * keys + here, mask=here < keys, other=0.0)
+    for band in range(bands):
+        line = pid * bands + band
+        start, stop = tl.load(reached + 2 * line), tl.load(reached + 2 * line + 1)
+        inside = (here >= start) & (here < tl.minimum(stop, keys))
+        total += tl.load(columns + line * keys + here, mask=inside, other=0.0)
+    tl.store(received + pid * keys + here, total, mask=here < keys)
+
+
+@triton.jit
+def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, tables: tl.tuple, bias: tl.tuple,
+           scale: tl.tensor, softcap: tl.tensor, queries: tl.tensor, keys: tl.tensor, offset: tl.tensor, repeat: tl.tensor,
+           lse: tl.tensor, heads: tl.tensor, first_band: tl.tensor, first_key: tl.tensor, columns: tl.tuple, lines: tl.tuple,
+           distances: tl.tuple, probe: tl.tuple, histogram: tl.tuple, pool: tl.tuple, tops: tl.tuple, WIDTH: tl.constexpr,
+           PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, CUT: tl.constexpr, BINS: tl.constexpr,
+           SLOTS: tl.constexpr) -> None:
+    """One band of queries of one head, over all keys that it sees. What is None or 0 is not wanted."""
+    local, pid = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)        # under causality the longest first
+    band, text, head, none = first_band + local, pid // heads, pid % heads, tl.zeros((ROWS,), tl.float32)
+    rows = band * ROWS + tl.arange(0, ROWS)
+    live, line = rows < queries, tl.cast(pid, tl.int64) * queries + rows
+    logs, spans = logs_of(lse, line, live), span_of(row_spans, text, rows, queries)
+    start, whole_start, whole_stop, stop = reach(spans[0], spans[1], KEYS, CUT)
+    base = head_of(k, text, head // repeat)
+    q_tile = load_tile(head_of(q, text, head), band * ROWS, q[3], queries, ROWS, WIDTH, PADDED, False)
+    k_tile = load_tile(base, start, k[3], keys, KEYS, WIDTH, PADDED, False)
+    peak, total, entropy, first, own, probed = none + NOTHING, none, none, none, none, none
+    far, farther, sums, peaks, bucket = none.to(tl.float64), none.to(tl.float64), none, none, opened(pool, start, keys)
+    if BINS:
+        bins = tl.zeros((BINS,), tl.float32)
+    if SLOTS:
+        best, places = none_yet(tops[2], ROWS, SLOTS)
+    for at in range(start, stop, KEYS):
+        dot = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+        k_tile = load_tile(base, at + KEYS, k[3], keys, KEYS, WIDTH, PADDED, False)     # on its way while this one is used
+        bits = score_bits(dot, at, (at >= whole_start) & (at < whole_stop), spans, rows, text, head, tables, bias, scale,
+                          softcap, queries, keys, KEYS)
+        w = tl.exp2(bits - logs[:, None])
+        mass = tl.sum(w, 1)
+        if columns is not None:
+            _store_columns(columns, w, at, local, keys, KEYS)
+        if lines is not None:
+            peak, total = tl.maximum(peak, tl.max(bits, 1)), total + mass
+            entropy -= tl.sum(w * (bits - logs[:, None]), 1)
+            first, own = first + single(w, at, rows * 0 - first_key, KEYS), own + single(w, at, rows + offset, KEYS)
+        if distances is not None:
+            far, farther = moments(far, farther, w, mass, at, rows + offset, KEYS)
+        if probe is not None:
+            probed += mixed(head_of(probe, text, head // repeat), w, at, keys, KEYS)
+        if BINS:
+            bins += by_distance(w, mass, at, rows, offset, queries, keys, histogram[1], KEYS, BINS)
+        if pool is not None:
+            sums, peaks, bucket = pooled(w, mass, at, sums, peaks, bucket, band, rows, queries, keys, pool, KEYS)
+        if SLOTS:
+            best, places = insert(w, at, best, places, SLOTS, KEYS)
+    if columns is not None:
+        _store_reach(columns, local, start, stop, KEYS)
+    if lines is not None:
+        store_lines(lines, line, live, peak, total, entropy, first, own)
+    if distances is not None:
+        tl.store(distances[0] + line, far, mask=live)
+        tl.store(distances[1] + line, farther, mask=live)
+    if probe is not None:
+        tl.store(probe[3] + line, probed, mask=live)
+    if BINS:
+        tl.store(histogram[0] + (tl.cast(pid, tl.int64) * histogram[2] + band) * BINS + tl.arange(0, BINS), bins)
+    if pool is not None:
+        stored(sums, peaks, bucket, band, rows, queries, pool)
+    if SLOTS:
+        written(tops, line, live, best, places, SLOTS)
+
+
+@torch.no_grad()
+def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None = None,
+            lines: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What was wanted of a part of a map by name, as native.compute() gives it; no output.
+
+    lse (b, h, i) is final. `lines` are those of LINES that a forward pass has, (b, h, i): they are given back, and the
+    sweep makes what is left. `probe` is (b, g, j), a number for every key.
+    """
+    scores = readable(scores)
+    q, keys = scores.q, scores.k.shape[2]
+    (batch, heads, queries, width), size, rows = q.shape, blocks(q, wanted.top), q.shape[:3]
+    bands, every, told = triton.cdiv(queries, size["ROWS"]), batch * heads, arguments(scores)
+    lse = lse.float().contiguous()
+    found, asked = {"lse": lse, **(lines or {})}, dict.fromkeys(ASKED)
+    step, bins = bands, 0
+    if wanted.sums:
+        step = max(1, min(bands, max(WORKSPACE, q.numel() // 8) // (every * keys)))
+        found["received"] = torch.zeros(batch, heads, keys, device=q.device)
+        asked["columns"] = (torch.empty(every * step * keys, device=q.device),
+                            torch.empty(2 * every * step, dtype=torch.int32, device=q.device))
+        bins = triton.next_power_of_2(wanted.bins)
+        asked["histogram"] = torch.empty(every, bands, bins, device=q.device), wanted.bins, bands
+        found |= {name: torch.empty(rows, dtype=torch.float64, device=q.device) for name in MOMENTS}
+        asked["distances"] = tuple(found[name] for name in MOMENTS)
+        if lines is None:
+            found |= {name: torch.empty(rows, device=q.device) for name in LINES}
+            asked["lines"] = tuple(found[name] for name in LINES)
+    if probe is not None:
+        probe = probe.float().contiguous()
+        found["probed"] = torch.empty(rows, device=q.device)
+        asked["probe"] = probe, probe.stride(0), probe.stride(1), found["probed"]
+    if wanted.row_edges:
+        pool = Pool((batch, heads), wanted.row_edges, wanted.key_edges, size["ROWS"], q.device)
+        asked["pool"] = pool.arguments()
+    if wanted.top:
+        found["top_weights"] = torch.empty(*rows, wanted.top, device=q.device)
+        found["top_keys"] = torch.empty(*rows, wanted.top, dtype=torch.int64, device=q.device)
+        asked["tops"] = found["top_weights"], found["top_keys"], wanted.top
+    cut = any(table is not None for table in told["tables"])
+    for first in range(0, bands, step):
+        count = min(step, bands - first)
+        _sweep[count, every](**told, **asked, lse=lse, heads=heads, first_band=first, first_key=scores.first_key,
+                             PADDED=padded(width), CUT=cut, BINS=bins,
+                             SLOTS=triton.next_power_of_2(wanted.top) if wanted.top else 0, **size)
+        if wanted.sums:
+            _add[triton.cdiv(keys, COLUMNS), every](*asked["columns"], count, keys, found["received"], COLUMNS=COLUMNS)
+    if wanted.sums:
+        found["histogram"] = asked["histogram"][0].sum(1)[:, :wanted.bins].unflatten(0, (batch, heads))
+    if wanted.row_edges:
+        found["map_sum"], found["map_max"] = pool.united()
+    return found
