@@ -8,17 +8,20 @@ swept in several launches.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from klieg.kernels.gpu import ready
 from klieg.kernels.gpu.buckets import Pool, opened, pooled, stored
 from klieg.kernels.gpu.largest import insert, none_yet, written
 from klieg.kernels.gpu.lines import NOTHING, by_distance, mixed, moments, single, store_lines
-from klieg.kernels.gpu.scores import arguments, load_tile, padded
-from klieg.kernels.gpu.tiles import blocks, head_of, logs_of, readable, score_bits
-from klieg.kernels.gpu.visible import reach, span_of
+from klieg.kernels.gpu.scores import arguments, load_tile, padded, place
+from klieg.kernels.gpu.tiles import blocks, logs_of, score_bits
+from klieg.kernels.gpu.visible import reach, span_of, tabled
 from klieg.kernels.native import Wanted
 from klieg.tiles import Scores
 
@@ -68,7 +71,7 @@ def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
            scale: tl.tensor, softcap: tl.tensor, queries: tl.tensor, keys: tl.tensor, offset: tl.tensor, repeat: tl.tensor,
            lse: tl.tensor, heads: tl.tensor, first_band: tl.tensor, first_key: tl.tensor, columns: tl.tuple, lines: tl.tuple,
            distances: tl.tuple, probe: tl.tuple, histogram: tl.tuple, pool: tl.tuple, tops: tl.tuple, WIDTH: tl.constexpr,
-           PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, CUT: tl.constexpr, BINS: tl.constexpr,
+           PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, BINS: tl.constexpr,
            SLOTS: tl.constexpr) -> None:
     """One band of queries of one head, over all keys that it sees. What is None or 0 is not wanted."""
     local, pid = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)        # under causality the longest first
@@ -76,9 +79,9 @@ def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
     rows = band * ROWS + tl.arange(0, ROWS)
     live, line = rows < queries, tl.cast(pid, tl.int64) * queries + rows
     logs, spans = logs_of(lse, line, live), span_of(row_spans, text, rows, queries)
-    start, whole_start, whole_stop, stop = reach(spans[0], spans[1], KEYS, CUT)
-    base = head_of(k, text, head // repeat)
-    q_tile = load_tile(head_of(q, text, head), band * ROWS, q[3], queries, ROWS, WIDTH, PADDED, False)
+    start, whole_start, whole_stop, stop = reach(spans[0], spans[1], KEYS, tabled(tables))
+    base, about = place(k, text, head // repeat), (text, head, queries, keys, scale, softcap, bias, tables)
+    q_tile = load_tile(place(q, text, head), band * ROWS, q[3], queries, ROWS, WIDTH, PADDED, False)
     k_tile = load_tile(base, start, k[3], keys, KEYS, WIDTH, PADDED, False)
     peak, total, entropy, first, own, probed = none + NOTHING, none, none, none, none, none
     far, farther, sums, peaks, bucket = none.to(tl.float64), none.to(tl.float64), none, none, opened(pool, start, keys)
@@ -89,8 +92,7 @@ def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
     for at in range(start, stop, KEYS):
         dot = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
         k_tile = load_tile(base, at + KEYS, k[3], keys, KEYS, WIDTH, PADDED, False)     # on its way while this one is used
-        bits = score_bits(dot, at, (at >= whole_start) & (at < whole_stop), spans, rows, text, head, tables, bias, scale,
-                          softcap, queries, keys, KEYS)
+        bits = score_bits(dot, at, (at >= whole_start) & (at < whole_stop), spans, rows, about, KEYS)
         w = tl.exp2(bits - logs[:, None])
         mass = tl.sum(w, 1)
         if columns is not None:
@@ -102,7 +104,7 @@ def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
         if distances is not None:
             far, farther = moments(far, farther, w, mass, at, rows + offset, KEYS)
         if probe is not None:
-            probed += mixed(head_of(probe, text, head // repeat), w, at, keys, KEYS)
+            probed += mixed(place(probe, text, head // repeat), w, at, keys, KEYS)
         if BINS:
             bins += by_distance(w, mass, at, rows, offset, queries, keys, histogram[1], KEYS, BINS)
         if pool is not None:
@@ -134,8 +136,8 @@ def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None
     lse (b, h, i) is final. `lines` are those of LINES that a forward pass has, (b, h, i): they are given back, and the
     sweep makes what is left. `probe` is (b, g, j), a number for every key.
     """
-    scores = readable(scores)
-    q, keys = scores.q, scores.k.shape[2]
+    q, k = ready(scores.q, scores.k)
+    scores, keys = replace(scores, q=q, k=k), k.shape[2]
     (batch, heads, queries, width), size, rows = q.shape, blocks(q, wanted.top), q.shape[:3]
     bands, every, told = triton.cdiv(queries, size["ROWS"]), batch * heads, arguments(scores)
     lse = lse.float().contiguous()
@@ -164,11 +166,10 @@ def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None
         found["top_weights"] = torch.empty(*rows, wanted.top, device=q.device)
         found["top_keys"] = torch.empty(*rows, wanted.top, dtype=torch.int64, device=q.device)
         asked["tops"] = found["top_weights"], found["top_keys"], wanted.top
-    cut = any(table is not None for table in told["tables"])
     for first in range(0, bands, step):
         count = min(step, bands - first)
         _sweep[count, every](**told, **asked, lse=lse, heads=heads, first_band=first, first_key=scores.first_key,
-                             PADDED=padded(width), CUT=cut, BINS=bins,
+                             PADDED=padded(width), BINS=bins,
                              SLOTS=triton.next_power_of_2(wanted.top) if wanted.top else 0, **size)
         if wanted.sums:
             _add[triton.cdiv(keys, COLUMNS), every](*asked["columns"], count, keys, found["received"], COLUMNS=COLUMNS)

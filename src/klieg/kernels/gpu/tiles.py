@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from klieg.kernels.gpu import ready
 from klieg.kernels.gpu.lines import NOTHING
-from klieg.kernels.gpu.scores import LOG2E, arguments, biased, capped, load_tile, padded
+from klieg.kernels.gpu.scores import LOG2E, arguments, biased, capped, load_tile, padded, place
 from klieg.kernels.gpu.visible import in_tables, span_of
 from klieg.tiles import Scores
 
@@ -29,20 +30,6 @@ def blocks(q: Tensor, top: int = 0) -> dict[str, int]:
     return dict(zip(("ROWS", "KEYS", "num_warps"), size, strict=True))
 
 
-def readable(scores: Scores) -> Scores:
-    """q and k with a last axis without gaps. Triton's interpreter reads bfloat16 as whole numbers, so there they are widened."""
-    q, k = (x if x.stride(3) == 1 else x.contiguous() for x in (scores.q, scores.k))
-    if not isinstance(_block, triton.JITFunction):
-        q, k = q.float(), k.float()
-    return replace(scores, q=q, k=k)
-
-
-@triton.jit
-def head_of(x: tl.tuple, text: tl.tensor, head: tl.tensor) -> tl.tensor:
-    """Where the lines of one head of one text begin."""
-    return x[0] + tl.cast(text, tl.int64) * x[1] + tl.cast(head, tl.int64) * x[2]
-
-
 @triton.jit
 def logs_of(lse: tl.tensor, line: tl.tensor, live: tl.tensor) -> tl.tensor:
     """The log-sum-exp of some rows, in bits."""
@@ -52,15 +39,18 @@ def logs_of(lse: tl.tensor, line: tl.tensor, live: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def score_bits(dot: tl.tensor, at: tl.tensor, whole: tl.tensor, spans: tl.tuple, rows: tl.tensor, text: tl.tensor,
-               head: tl.tensor, tables: tl.tuple, bias: tl.tuple, scale: tl.tensor, softcap: tl.tensor, queries: tl.tensor,
-               keys: tl.tensor, KEYS: tl.constexpr) -> tl.tensor:
-    """The masked scores in bits out of the products of rows and the keys from `at` on; `whole`: the mask hides none."""
+def score_bits(dot: tl.tensor, at: tl.tensor, whole: tl.tensor, spans: tl.tuple, rows: tl.tensor, about: tl.tuple,
+               KEYS: tl.constexpr) -> tl.tensor:
+    """The masked scores in bits out of the products of rows and the keys from `at` on; `whole`: the mask hides none.
+
+    about: (batch, head, queries, keys, scale, softcap, bias, tables).
+    """
+    batch, head, queries, keys, scale, softcap, bias, tables = about
     here = at + tl.arange(0, KEYS)
-    bits = biased(capped(dot, scale, softcap)[0], bias, text, head, rows[:, None], here[None, :], queries, keys)
+    bits = biased(capped(dot, scale, softcap)[0], bias, batch, head, rows[:, None], here[None, :], queries, keys)
     if not whole:
         seen = (here[None, :] >= spans[0][:, None]) & (here[None, :] < spans[1][:, None])
-        seen &= in_tables(tables, text, head, rows[:, None], here[None, :], queries, keys)
+        seen &= in_tables(tables, batch, head, rows[:, None], here[None, :], queries, keys)
         bits = tl.where(seen, bits, NOTHING)
     return tl.maximum(bits, NOTHING)                    # a bias may be minus infinity
 
@@ -76,11 +66,11 @@ def _block(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
     rows, here = tl.program_id(1) * ROWS + tl.arange(0, ROWS), at + tl.arange(0, KEYS)
     line = tl.cast(pid, tl.int64) * queries + rows
     logs = logs_of(lse, line, rows < queries)
-    q_tile = load_tile(head_of(q, text, head), tl.program_id(1) * ROWS, q[3], queries, ROWS, WIDTH, PADDED, False)
-    k_tile = load_tile(head_of(k, text, head // repeat), at, k[3], keys, KEYS, WIDTH, PADDED, False)
+    q_tile = load_tile(place(q, text, head), tl.program_id(1) * ROWS, q[3], queries, ROWS, WIDTH, PADDED, False)
+    k_tile = load_tile(place(k, text, head // repeat), at, k[3], keys, KEYS, WIDTH, PADDED, False)
     dot = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
-    bits = score_bits(dot, at, False, span_of(row_spans, text, rows, queries), rows, text, head, tables, bias, scale, softcap,
-                      queries, keys, KEYS)
+    about = text, head, queries, keys, scale, softcap, bias, tables
+    bits = score_bits(dot, at, False, span_of(row_spans, text, rows, queries), rows, about, KEYS)
     inside = (rows < queries)[:, None] & (here < keys)[None, :]
     tl.store(found + line[:, None] * keys + here[None, :], tl.exp2(bits - logs[:, None]), mask=inside)
 
@@ -88,7 +78,8 @@ def _block(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
 @torch.no_grad()
 def tile(scores: Scores, lse: Tensor) -> Tensor:
     """The weights (b, h, i, j), float32, of a part of a map with the lse (b, h, i) of its rows."""
-    scores = readable(scores)
+    q, k = ready(scores.q, scores.k)
+    scores = replace(scores, q=q, k=k)
     (batch, heads, queries, width), keys = scores.q.shape, scores.k.shape[2]
     found = scores.q.new_empty(batch, heads, queries, keys, dtype=torch.float32)
     size = blocks(scores.q)
