@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+
+# Without a GPU its kernels are interpreted. Triton reads this when it is first imported, by whatever file of tests.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("klieg", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("klieg")

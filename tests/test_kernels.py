@@ -28,6 +28,9 @@ from klieg.survey import SurveySpec
 COMPILED = ("few", "native", "sparse")
 NOTHING = {"softcap": None, "sinks": None, "bias": None}
 
+# tests/test_gpu.py holds the kernel on the GPU to the same.
+HERE = [kernel for kernel in KERNELS if kernel != "gpu"]
+
 
 def formula(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, *, scale: float, softcap: float | None,
             sinks: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -72,7 +75,7 @@ class Call:
 
     def kernels(self) -> list[str]:
         able = {"few": few, "fused": fused, "packed": packed, "sparse": sparse}
-        return [kernel for kernel in KERNELS if kernel not in able
+        return [kernel for kernel in HERE if kernel not in able
                 or able[kernel].refusal(self.q, self.k, self.v, self.mask, **self.options) is None]
 
     def trainable(self) -> list[str]:
@@ -179,13 +182,13 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "_CPU_TILE", 16)
 
 
-def check(exact: Call, dtype: torch.dtype) -> None:
+def check(exact: Call, dtype: torch.dtype, kernels: list[str] | None = None) -> None:
     here = exact.at(dtype)
     # What the types could not hold is not the kernel's fault: the truth starts from rounded inputs.
     truth, truth_lse = here.at(torch.float64).formula()
     plain, plain_lse = here.formula()
-    assert here.kernels(), "no kernel to test"
-    for kernel in here.kernels():
+    assert kernels or here.kernels(), "no kernel to test"
+    for kernel in kernels or here.kernels():
         found = attend(here.q, here.k, here.v, here.mask, scale=here.scale, kernel=kernel, **here.options)
         assert found.kernel == kernel
         assert found.output.dtype == dtype and found.lse.dtype == torch.promote_types(dtype, torch.float32)
@@ -267,6 +270,10 @@ def gradients(run: Callable[..., Tensor], exact: Call, weight: Tensor, trained_b
 def test_gradients(dtype: torch.dtype, mask: str, option: str) -> None:
     exact = call(mask, queries=45 if option != "none" else 77, keys=77, value_width=32 if option != "all" else 9)
     exact.options = options(option, 4, exact.q.shape[2], 77)
+    check_gradients(exact, dtype)
+
+
+def check_gradients(exact: Call, dtype: torch.dtype, kernels: list[str] | None = None) -> None:
     weight = torch.randn(*exact.q.shape[:3], exact.v.shape[3], generator=torch.Generator().manual_seed(1))
     here = exact.at(dtype)
     weight = weight.to(dtype).double()
@@ -275,8 +282,8 @@ def test_gradients(dtype: torch.dtype, mask: str, option: str) -> None:
     def plain(q: Tensor, k: Tensor, v: Tensor, given: dict) -> Tensor:
         return Call(q, k, v, here.mask, here.seen, given).formula()[0]
 
-    for kernel in here.trainable():
-        for bias in ({False} if not trained else {True} if kernel in ("dense", "streamed") else {False}):
+    for kernel in kernels or here.trainable():
+        for bias in ({False} if not trained else {True} if kernel in ("dense", "gpu", "streamed") else {False}):
 
             def run(q: Tensor, k: Tensor, v: Tensor, given: dict, kernel: str = kernel) -> Tensor:
                 return attend(q, k, v, here.mask, kernel=kernel, **given).output
@@ -301,7 +308,7 @@ def test_gradients_by_finite_differences(kernel: str) -> None:
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (exact.q, exact.k, exact.v, sinks, bias)])
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel not in COMPILED])
+@pytest.mark.parametrize("kernel", [kernel for kernel in HERE if kernel not in COMPILED])
 def test_only_the_output_carries_gradients(kernel: str) -> None:
     exact = call("causal documents").at(torch.float32)
     found = attend(exact.q.requires_grad_(), exact.k, exact.v, exact.mask, kernel=kernel)
@@ -519,7 +526,7 @@ def test_one_query_at_the_end_of_a_cache_needs_no_mask(monkeypatch: pytest.Monke
     torch.testing.assert_close(found.output, exact.formula()[0], atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", HERE)
 def test_autocast_does_not_reach_inside(kernel: str) -> None:
     exact = call({"sparse": "causal strided", "few": "padding"}.get(kernel, "causal documents")).at(torch.float32)
     plain = attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel)

@@ -5,11 +5,13 @@
 
 Every kernel gives the output and the log-sum-exp of every row. Types narrower than float32
 are widened before and the output is narrowed after, so a log-sum-exp always has the digits
-to rebuild the map from.
+to rebuild the map from. The kernel on the GPU reads them as they are: its products of narrow
+numbers are exact, and summed in float32.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +19,13 @@ from torch import Tensor
 
 from klieg.attention import Mask
 from klieg.errors import KliegError, nearest
-from klieg.kernels import dense, few, fused, native, packed, sparse, streamed, surveys
+from klieg.kernels import dense, few, fused, gpu, native, packed, sparse, streamed, surveys
 from klieg.kernels.surveys import Pooled, pooled, survey
 from klieg.survey import Survey, SurveySpec
 
 __all__ = ["KERNELS", "Attention", "Pooled", "attend", "choose", "pooled", "survey"]
 
-KERNELS = ("dense", "few", "fused", "native", "packed", "sparse", "streamed")
+KERNELS = ("dense", "few", "fused", "gpu", "native", "packed", "sparse", "streamed")
 EVERYTHING = Mask()
 
 # From so many queries on, the native kernel is faster than torch's fused one (benchmarks/attention.py).
@@ -64,20 +66,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
                           survey=survey, kernel=kernel)
     _check(q, k, v, mask, softcap, sinks, bias)
     dtype = v.dtype
-    if not q.dtype == k.dtype == dtype == torch.float32:
+    as_it_is = kernel == "gpu" or (kernel is None and q.device.type == "cuda")
+    as_it_is = as_it_is and gpu.refusal(q, k, v, mask, sinks, bias) is None
+    if not as_it_is and not q.dtype == k.dtype == dtype == torch.float32:
         wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.promote_types(dtype, torch.float32))
         q, k, v = q.to(wide), k.to(wide), v.to(wide)
     if bias is not None and bias.ndim < 4:
         bias = bias[(None,) * (4 - bias.ndim)]
     scale = q.shape[3] ** -0.5 if scale is None else scale
     if scale <= 0:
-        # The fused kernel multiplies minus infinity by it.
-        q, scale = q * scale, 1.0
+        # The fused kernel multiplies minus infinity by it. A changed sign is exact in every type.
+        q, scale = (-q, -scale) if scale else (q * 0, 1.0)
     if kernel is None:
         kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
     elif why := _refusal(kernel, q, k, v, mask, softcap, sinks, bias):
         raise KliegError(f"the {kernel} kernel cannot do this call: {why}; leave the kernel open or name another.")
-    found = None
+    found = lines = None
     if kernel == "fused":
         output, lse = fused.attention(q, k, v, mask, scale=scale, bias=bias)
     elif kernel in ("few", "packed"):
@@ -85,19 +89,34 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     elif kernel == "native" and survey is not None:
         output, found = surveys.attended(q, k, v, mask, survey, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
         lse = found.lse
+    elif kernel == "gpu" and survey is not None and not _trained(q, k, v, sinks, bias):
+        output, lines = gpu.attended(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
+        lse = lines.pop("lse")
+        # A survey adds up distances in float64, for the sake of their squares.
+        del lines["distance_sum"]
     else:
-        run = {"dense": dense, "native": native, "sparse": sparse, "streamed": streamed}[kernel].attention
+        run = {"dense": dense, "gpu": gpu, "native": native, "sparse": sparse, "streamed": streamed}[kernel].attention
         output, lse = run(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
     lse = lse.detach()
     if survey is not None and found is None:
-        maker = "streamed" if kernel == "streamed" else None
-        found = surveys.survey(q, k, lse, mask, survey, scale=scale, softcap=softcap, bias=bias, kernel=maker)
+        maker = kernel if kernel in ("gpu", "streamed") else None
+        found = surveys.survey(q, k, lse, mask, survey, scale=scale, softcap=softcap, bias=bias, kernel=maker, lines=lines)
     return Attention(output if output.dtype == dtype else output.to(dtype), lse, found, kernel)
 
 
 def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None, sinks: Tensor | None,
            bias: Tensor | None, surveyed: bool = False) -> str:
-    """The quickest kernel that is exact for this call; a survey is a pass of its own after any but the native one."""
+    """The quickest kernel that is exact for this call; a survey is a pass of its own after any but the native one.
+
+    On a GPU it is the one made for it. What that one refuses, plain PyTorch does there, as exactly and more slowly, and
+    a warning says why.
+    """
+    if q.device.type == "cuda":
+        why = gpu.refusal(q, k, v, mask, sinks, bias)
+        if why is None:
+            return "gpu"
+        warnings.warn(f"the gpu kernel cannot do this call: {why}; plain PyTorch does it, exactly and more slowly.",
+                      stacklevel=3)
     if q.shape[2] >= MANY and sparse.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "sparse"
     # A table of all pairs is what the native kernel would need for a scattered rule.
@@ -122,8 +141,15 @@ def _refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: 
         raise KliegError(f"there is no kernel {kernel!r}." + nearest(kernel, list(KERNELS)))
     if kernel == "native":
         return native.refusal(q, k, v, sinks, bias)
+    if kernel == "gpu":
+        return gpu.refusal(q, k, v, mask, sinks, bias)
     module = {"few": few, "fused": fused, "packed": packed, "sparse": sparse}.get(kernel)
     return module and module.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
+
+
+def _trained(*tensors: Tensor | None) -> bool:
+    """Whether any of them asks for a gradient."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: float | None, sinks: Tensor | None,

@@ -10,6 +10,8 @@ Source: Milakov & Gimelshein 2018 (online softmax); Dao 2023 (FlashAttention-2: 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
@@ -41,6 +43,9 @@ def compute(scores: Scores, v: Tensor, sinks: Tensor | None, *, statistics: bool
 
     Shapes and meanings by klieg.survey.Survey, of these queries and keys alone.
     """
+    if scores.scale <= 0:
+        # The running maximum is taken before the scale; a changed sign is exact.
+        scores = replace(scores, q=-scores.q if scores.scale else scores.q * 0, scale=-scores.scale or 1.0)
     q = scores.q
     batch, heads, queries, width = q.shape
     output = v.new_empty(batch, queries, heads, v.shape[3]).transpose(1, 2)
@@ -65,7 +70,11 @@ def _forward(q: tl.tuple, k: tl.tuple, v: tl.tuple, row_spans: tl.tuple, key_spa
     # The last tiles of a causal text have the most to do, and begin first.
     row = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS
     head, batch = tl.program_id(1), tl.program_id(2)
-    about = (batch, head, queries, keys, scale, softcap, bias, tables)
+    # Without a cap and a bias the scale waits, and is one instruction with the subtraction of the maximum.
+    if softcap is None and bias[0] is None:
+        about, unit = (batch, head, queries, keys, 1.0, softcap, bias, tables), scale
+    else:
+        about, unit = (batch, head, queries, keys, scale, softcap, bias, tables), 1.0
     rows = row + tl.arange(0, ROWS)
     first, last = span_of(row_spans, batch, rows, queries)
     k_at, v_at = place(k, batch, head // repeat), place(v, batch, head // repeat)
@@ -81,13 +90,13 @@ def _forward(q: tl.tuple, k: tl.tuple, v: tl.tuple, row_spans: tl.tuple, key_spa
     for at in range(whole_start, whole_stop, KEYS):
         k_tile = load_tile(k_at, at, k[3], keys, KEYS, WIDTH, PADDED, True)
         v_tile = load_tile(v_at, at, v[3], keys, KEYS, VALUES, VALUES_PADDED, True)
-        top, total, mixed, surprise, far = _add(q_tile, k_tile, v_tile, rows, at, first, last, offset, about,
+        top, total, mixed, surprise, far = _add(q_tile, k_tile, v_tile, rows, at, first, last, offset, about, unit,
                                                 top, total, mixed, surprise, far, False, SURVEYED)
     for number in range(0, partial_tiles(start, whole_start, whole_stop, stop, KEYS)):
         at = partial_tile(number, start, whole_start, whole_stop, KEYS)
         k_tile = load_tile(k_at, at, k[3], keys, KEYS, WIDTH, PADDED, False)
         v_tile = load_tile(v_at, at, v[3], keys, KEYS, VALUES, VALUES_PADDED, False)
-        top, total, mixed, surprise, far = _add(q_tile, k_tile, v_tile, rows, at, first, last, offset, about,
+        top, total, mixed, surprise, far = _add(q_tile, k_tile, v_tile, rows, at, first, last, offset, about, unit,
                                                 top, total, mixed, surprise, far, True, SURVEYED)
 
     highest, with_sink = top, total
@@ -111,7 +120,7 @@ def _forward(q: tl.tuple, k: tl.tuple, v: tl.tuple, row_spans: tl.tuple, key_spa
              mask=(rows < queries)[:, None] & (column < VALUES))
     if SURVEYED:
         entropy = (tl.log2(with_sink) * total - surprise) * share * LN2
-        first_weight, own = _two_weights(q_tile, k_at, k[3], rows, first, last, offset, lse_bits, about, WIDTH, PADDED)
+        first_weight, own = _two_weights(q_tile, k_at, k[3], rows, first, last, offset, lse_bits, about, unit, WIDTH, PADDED)
         found = (highest * LN2, total * share, entropy, first_weight, own, far * share)
         for n in tl.static_range(6):
             tl.store(statistics[n] + at, found[n], mask=rows < queries)
@@ -119,19 +128,20 @@ def _forward(q: tl.tuple, k: tl.tuple, v: tl.tuple, row_spans: tl.tuple, key_spa
 
 @triton.jit
 def _add(q_tile: tl.tensor, k_tile: tl.tensor, v_tile: tl.tensor, rows: tl.tensor, start: tl.tensor, first: tl.tensor,
-         last: tl.tensor, offset: tl.tensor, about: tl.tuple, top: tl.tensor, total: tl.tensor, mixed: tl.tensor,
-         surprise: tl.tensor, far: tl.tensor, PARTIAL: tl.constexpr, SURVEYED: tl.constexpr) -> tuple[tl.tensor, ...]:
+         last: tl.tensor, offset: tl.tensor, about: tl.tuple, unit: tl.tensor, top: tl.tensor, total: tl.tensor,
+         mixed: tl.tensor, surprise: tl.tensor, far: tl.tensor, PARTIAL: tl.constexpr,
+         SURVEYED: tl.constexpr) -> tuple[tl.tensor, ...]:
     """The running sums with one more tile of keys: maximum in bits, sum of w, of w v, of w log2 w, of w |slot - key|,
     where w = 2^(score - maximum)."""
     KEYS: tl.constexpr = k_tile.shape[0]
     columns = (start + tl.arange(0, KEYS))[None, :]
     within = (columns >= first[:, None]) & (columns < last[:, None]) if PARTIAL else True
     dot = tl.dot(q_tile, k_tile.T, input_precision="ieee")
-    bits, _ = score_tile(dot, within, rows[:, None], columns, about, PARTIAL)
-    old, top = top, tl.maximum(top, tl.max(bits, 1))
+    scores, _ = score_tile(dot, within, rows[:, None], columns, about, PARTIAL)
+    old, top = top, tl.maximum(top, tl.max(scores, 1) * unit)
     # Where nothing is seen yet, -inf less 0 stays -inf.
     anchor = tl.where(top > float("-inf"), top, 0.0)
-    logs = bits - anchor[:, None]
+    logs = scores * unit - anchor[:, None]
     w, fade = tl.exp2(logs), tl.exp2(old - anchor)
     tile_total = tl.sum(w, 1)
     if SURVEYED:
@@ -156,17 +166,17 @@ def _fall(old: tl.tensor, new: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _two_weights(q_tile: tl.tensor, k_at: tl.tensor, step: tl.tensor, rows: tl.tensor, first: tl.tensor, last: tl.tensor,
-                 offset: tl.tensor, lse_bits: tl.tensor, about: tl.tuple, WIDTH: tl.constexpr,
-                 PADDED: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+                 offset: tl.tensor, lse_bits: tl.tensor, about: tl.tuple, unit: tl.tensor,
+                 WIDTH: tl.constexpr, PADDED: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """What every row gives to key 0, and to the key at its own slot."""
     column = tl.arange(0, PADDED)
     slots, zeros, q_wide = rows + offset, rows * 0, q_tile.to(tl.float32)
     key = tl.load(k_at + column, mask=column < WIDTH, other=0.0).to(tl.float32)
-    first_bits, _ = score_tile(tl.sum(q_wide * key[None, :], 1), (first <= 0) & (last > 0), rows, zeros, about, True)
+    first_score, _ = score_tile(tl.sum(q_wide * key[None, :], 1), (first <= 0) & (last > 0), rows, zeros, about, True)
     own_at = k_at + tl.cast(tl.maximum(slots, 0), tl.int64)[:, None] * step + column[None, :]
     real = (slots >= 0) & (slots < about[3])
     own_keys = tl.load(own_at, mask=real[:, None] & (column < WIDTH)[None, :], other=0.0).to(tl.float32)
     within = real & (first <= slots) & (last > slots)
-    own_bits, _ = score_tile(tl.sum(q_wide * own_keys, 1), within, rows, tl.maximum(slots, 0), about, True)
+    own_score, _ = score_tile(tl.sum(q_wide * own_keys, 1), within, rows, tl.maximum(slots, 0), about, True)
     anchor = tl.where(lse_bits > float("-inf"), lse_bits, 0.0)
-    return tl.minimum(tl.exp2(first_bits - anchor), 1.0), tl.minimum(tl.exp2(own_bits - anchor), 1.0)
+    return tl.minimum(tl.exp2(first_score * unit - anchor), 1.0), tl.minimum(tl.exp2(own_score * unit - anchor), 1.0)

@@ -58,10 +58,9 @@ def load_tile(base: tl.tensor, start: tl.tensor, stride: tl.tensor, count: tl.te
 def tanh(x: tl.tensor) -> tl.tensor:
     """tanh to the last digits of float32: Lambert's continued fraction near 0, where 1 - exp would cancel."""
     y = x * x
-    near = x * (135135 + y * (17325 + y * (378 + y))) / (135135 + y * (62370 + y * (3150 + y * 28)))
     small = tl.exp2(tl.abs(x) * (-2 * LOG2E))
-    far = (1 - small) / (1 + small)
-    return tl.where(y < 1, near, tl.where(x < 0, -far, far))
+    above = tl.where(y < 1, x * (135135 + y * (17325 + y * (378 + y))), tl.where(x < 0, small - 1, 1 - small))
+    return above / tl.where(y < 1, 135135 + y * (62370 + y * (3150 + y * 28)), 1 + small)
 
 
 @triton.jit

@@ -153,10 +153,10 @@ def in_tables(tables: tl.tuple, batch: tl.tensor, head: tl.tensor, rows: tl.tens
     """
     label_rows, rows_b, label_keys, keys_b, allowed, allowed_b, allowed_h, allowed_i = tables
     rows, columns, batch = tl.minimum(rows, queries - 1), tl.minimum(columns, keys - 1), tl.cast(batch, tl.int64)
-    seen = rows + columns >= 0
+    seen = True
     if label_rows is not None:
-        seen &= tl.load(label_rows + batch * rows_b + rows) == tl.load(label_keys + batch * keys_b + columns)
+        seen = tl.load(label_rows + batch * rows_b + rows) == tl.load(label_keys + batch * keys_b + columns)
     if allowed is not None:
         at = batch * allowed_b + tl.cast(head, tl.int64) * allowed_h + tl.cast(rows, tl.int64) * allowed_i
-        seen &= tl.load(allowed + at + columns) != 0
+        seen = (tl.load(allowed + at + columns) != 0) & seen
     return seen

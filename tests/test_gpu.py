@@ -1,0 +1,250 @@
+"""The kernel on the GPU against the formula in float64: interpreted, compiled for Hopper, and on a GPU if there is one.
+
+Triton's interpreter runs a kernel line by line, some milliseconds for every tile, so texts are short here and tiles
+small. It multiplies the bits of a bfloat16 as whole numbers; the kernel widens there, and what rounding to bfloat16
+does to it is seen on a GPU only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hopper import compiled
+from hypothesis import given
+from test_attention import composed
+from test_attention import masks as composed_masks
+from test_kernels import NOTHING, Call, assert_no_worse, call, check, check_gradients, formula, masks, options
+from torch import Tensor
+
+from klieg.attention import Mask, slots
+from klieg.errors import KliegError
+from klieg.kernels import attend, choose, gpu
+
+pytest.importorskip("triton", reason="Triton is not installed")
+forward = pytest.importorskip("klieg.kernels.gpu.forward")
+backward = pytest.importorskip("klieg.kernels.gpu.backward")
+visible = pytest.importorskip("klieg.kernels.gpu.visible")
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+on_a_gpu = pytest.mark.skipif(not CUDA, reason="there is no CUDA GPU")
+MASKS = [name for name, (mask, _) in masks(1, 1, 1, 9).items() if not mask.scattered]
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that short texts have several, of which some are whole."""
+    size = {"ROWS": 16, "KEYS": 16, "num_warps": 4, "num_stages": 1}
+    monkeypatch.setattr(forward, "tiles", lambda *given: size)
+    monkeypatch.setattr(backward, "tiles", lambda *given: size)
+
+
+def there(exact: Call, dtype: torch.dtype = torch.float32) -> Call:
+    """The call on the device, and its mask with it."""
+    here = exact.at(dtype)
+    rules = tuple(rule if rule.table is None else replace(rule, table=rule.table.to(DEVICE)) for rule in here.mask.rules)
+    given = {name: x.to(DEVICE) if isinstance(x, Tensor) else x for name, x in here.options.items()}
+    return Call(*(x.to(DEVICE) for x in (here.q, here.k, here.v)), Mask(rules), here.seen.to(DEVICE), given, here.scale)
+
+
+def small(mask: str, option: str = "none", queries: int = 37, keys: int = 37, **more: int) -> Call:
+    """Two heads of one group and one text, short and of an awkward width."""
+    exact = call(mask, **{"batch": 1, "heads": 2, "groups": 1, "queries": queries, "keys": keys, "width": 20,
+                          "value_width": 9, **more})
+    exact.options = options(option, exact.q.shape[1], queries, keys)
+    return exact
+
+
+def statistics(exact: Call) -> dict[str, Tensor]:
+    """What the formula says of every row: its weights are the output for values that are the unit matrix."""
+    keys, queries = exact.k.shape[2], exact.q.shape[2]
+    every = torch.eye(keys, dtype=exact.k.dtype, device=exact.k.device).expand(*exact.k.shape[:2], -1, -1)
+    w, lse = formula(exact.q, exact.k, every, exact.seen, scale=exact.q.shape[3] ** -0.5, **exact.options)
+    slot, key = slots(queries, keys, w.device), torch.arange(keys, device=w.device)
+    own = (slot[:, None] == key).to(w)
+    return {"max": lse + w.amax(-1).log(), "mass": w.sum(-1), "entropy": -torch.xlogy(w, w).sum(-1), "first": w[..., 0],
+            "own": (w * own).sum(-1), "distance_sum": (w * (slot[:, None] - key).abs()).sum(-1)}
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("option", ["none", "all"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_output_and_statistics_under_every_mask(mask: str, option: str) -> None:
+    here = there(small(mask, option))
+    exact = replace(here.at(torch.float64), mask=here.mask)
+    truth, lse = exact.formula()
+    plain, plain_lse = here.formula()
+    output, found = gpu.attended(here.q, here.k, here.v, here.mask, scale=20 ** -0.5, **here.options)
+    assert_no_worse(output, plain, truth, "output", units=2)
+    assert_no_worse(found["lse"], plain_lse, lse, "lse")
+    right, usual = statistics(exact), statistics(here)
+    assert set(found) == {"lse", *right}
+    for name, x in right.items():
+        blind = lse == -torch.inf if here.options["sinks"] is None else torch.zeros_like(lse, dtype=torch.bool)
+        assert_no_worse(*(each.masked_fill(blind, 0) if name != "max" else each for each in (found[name], usual[name], x)),
+                        name, worst=4, units=4)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(("width", "value_width"), [(1, 1), (32, 33), (64, 16), (96, 128), (256, 256)])
+def test_every_type_and_width(dtype: torch.dtype, width: int, value_width: int) -> None:
+    check(there(small("causal", queries=18, keys=33, width=width, value_width=value_width), dtype), dtype, ["gpu"])
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 40), (16, 32), (33, 17)])
+@pytest.mark.parametrize("mask", ["causal", "causal window", "prefix", "explicit"])
+def test_ragged_lengths(mask: str, queries: int, keys: int) -> None:
+    check(there(small(mask, "sinks", queries, keys)), torch.float32, ["gpu"])
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize(("heads", "groups", "batch"), [(3, 3, 1), (6, 2, 2)])
+def test_grouped_heads_and_texts(heads: int, groups: int, batch: int) -> None:
+    exact = small("causal left padding", "sinks", 20, 20, heads=heads, groups=groups, batch=batch)
+    check(there(exact), torch.float32, ["gpu"])
+
+
+def test_tiles_of_the_real_size() -> None:
+    check(there(small("causal", queries=140, keys=150)), torch.float32, ["gpu"])
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_scale_of_ones_own_and_large_scores() -> None:
+    exact = small("causal")
+    for scale in (3.0, 0.0, -0.3):
+        exact.scale = scale
+        check(there(exact), torch.float32, ["gpu"])
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_inputs_may_lie_anyhow_and_what_nobody_sees_is_not_read() -> None:
+    """Heads split from one matrix, a last axis with gaps, one text for the batch; and NaN where the window never looks."""
+    exact = there(small("causal window", queries=3, keys=90, batch=2, value_width=20))
+    q, k = exact.q.transpose(1, 2).contiguous().transpose(1, 2), exact.k.mT.contiguous().mT
+    v = exact.v[:1].expand_as(exact.v)
+    truth = Call(q.double(), k.double(), v.double(), exact.mask, exact.seen).formula()[0]
+    k, v = k.clone(), v.clone()
+    k[:, :, :60], v[:, :, :60] = torch.nan, torch.nan
+    found = attend(q, k.mT.contiguous().mT, v, exact.mask, kernel="gpu").output
+    torch.testing.assert_close(found.double(), truth, atol=2e-6, rtol=0)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize(("mask", "option", "dtype"), [
+    ("causal", "none", torch.float32), ("causal", "none", torch.float16), ("none", "all", torch.float32),
+    ("window", "none", torch.float32), ("causal left padding", "row of bias", torch.float32),
+    ("causal documents", "softcap", torch.float32), ("causal scattered documents", "sinks", torch.float32),
+    ("explicit", "blinding bias", torch.float32), ("all at once", "none", torch.float32)])
+def test_gradients(mask: str, option: str, dtype: torch.dtype) -> None:
+    exact = small(mask, option, 20 if option != "none" else 37, 37)
+    check_gradients(there(exact), dtype, ["gpu"])
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (1, 2, 1, 20), (1, 1, 20, 1), (2, 2, 20, 20)])
+def test_the_gradient_of_a_bias_of_any_shape(shape: tuple[int, ...]) -> None:
+    exact = small("causal", "sinks", 20, 20, batch=2)            # without a sink, what all scores have in common is lost
+    exact.options["bias"] = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    check_gradients(there(exact), torch.float32, ["gpu"])
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_only_the_output_carries_gradients_and_autocast_does_not_reach_inside() -> None:
+    exact = there(small("causal"))
+    plain = attend(exact.q.requires_grad_(), exact.k, exact.v, exact.mask, kernel="gpu")
+    assert plain.output.requires_grad and not plain.lse.requires_grad
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        cast = attend(exact.q, exact.k, exact.v, exact.mask, kernel="gpu")
+    assert torch.equal(cast.output, plain.output) and torch.equal(cast.lse, plain.lse)
+
+
+@given(composed_masks())
+def test_spans_labels_and_tables_say_what_the_mask_says(case) -> None:
+    parts, batch, heads, queries, keys = case
+    mask = composed(parts)
+    seen = visible.seen(mask, range(keys - queries, keys), range(keys), torch.device("cpu"))
+    i, j = torch.arange(queries)[:, None], torch.arange(keys)
+    by_row = (j >= seen.first_key[..., None]) & (j < seen.last_key[..., None])
+    by_key = (i >= seen.first_row[:, None]) & (i < seen.last_row[:, None])
+    assert torch.equal(by_row, by_key)
+    for x in (seen.first_key, seen.last_key, seen.first_row, seen.last_row):
+        assert (x.diff() >= 0).all()
+    found = by_row[:, None]
+    if seen.labels is not None:
+        found = found & (seen.labels[0][:, :, None] == seen.labels[1][:, None])[:, None]
+    if seen.allowed is not None:
+        found = found & (seen.allowed != 0)
+    truth = mask.visible(slots(queries, keys), torch.arange(keys))
+    assert torch.equal(found.expand(batch, heads, -1, -1), truth.expand(batch, heads, -1, -1))
+
+
+def test_tables_of_a_mask_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = visible.spans
+    monkeypatch.setattr(visible, "spans", lambda *given: asked.append(given) or real(*given))
+    mask = Mask.causal() & Mask.padding(torch.tensor([[True, False, True]]))
+    for each in (mask, mask, Mask.window(3), Mask.window(3)):
+        visible.seen(each, range(3), range(3), torch.device("cpu"))
+    assert len(asked) == 2
+
+
+ZEROS = torch.zeros(1, 2, 5, 8)
+
+
+@pytest.mark.parametrize(("tensors", "mask", "why"), [
+    ((ZEROS.double(),) * 3, Mask(), "q, k and v of one type, bfloat16, float16 or float32, not float64"),
+    ((torch.zeros(1, 2, 5, 257),) * 3, Mask(), "heads of a width up to 256, not 257"),
+    ((ZEROS,) * 3, Mask.strided(3), "strides and global tokens would need a table"),
+    ((ZEROS,) * 3, Mask.padding(torch.ones(1, 5, device="meta")), "q is on .* and other tensors are on meta")])
+def test_it_refuses_in_words(tensors: tuple[Tensor, ...], mask: Mask, why: str) -> None:
+    with pytest.raises(KliegError, match=f"the gpu kernel cannot do this call: .*{why}"):
+        attend(*(x.to(DEVICE) for x in tensors), mask, kernel="gpu")
+
+
+def test_it_says_what_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    assert "Triton is not installed" in gpu.refusal(*(ZEROS.to(DEVICE),) * 3)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert gpu.refusal(ZEROS, ZEROS, ZEROS) == "it runs on a CUDA GPU, and the tensors are on cpu"
+
+
+def on_cuda(dtype: torch.dtype) -> SimpleNamespace:
+    """As much of a tensor on a GPU as choose() looks at."""
+    return SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(1, 2, 5, 8), requires_grad=False)
+
+
+def test_on_a_gpu_it_is_chosen_and_another_only_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_missing", lambda device: None)
+    assert choose(*(on_cuda(torch.bfloat16),) * 3, Mask.causal(), **NOTHING) == "gpu"
+    with pytest.warns(UserWarning, match="gpu kernel cannot do this call: .*float64; plain PyTorch does it, exactly"):
+        assert choose(*(on_cuda(torch.float64),) * 3, Mask.causal(), **NOTHING) == "dense"
+    short = call("causal").at(torch.float32)
+    assert choose(short.q, short.k, short.v, short.mask, **NOTHING) == "fused"
+
+
+LAUNCH = """
+from klieg.attention import Mask
+from klieg.kernels import gpu
+
+q, k, v = (torch.zeros(1, heads, 256, 64, dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2))
+bias = torch.zeros(1, 1, 256, 256, dtype=torch.bfloat16, requires_grad=True)
+ids = torch.tensor([[0, 1] * 128])
+mask, given = Mask.causal() & Mask.documents(ids), dict(scale=0.1, softcap=30.0, sinks=torch.zeros(4), bias=bias)
+gpu.attended(q, k, v, Mask.causal(), scale=0.1, softcap=None, sinks=None, bias=None)
+output, _ = gpu.attention(q, k, v, Mask.causal(), scale=0.1, softcap=None, sinks=None, bias=bias)
+output.sum().backward()
+print(*sorted(made), *(made[name].count("wgmma.mma_async") > 0 for name in ("_forward", "_of_keys", "_of_queries")),
+      "atom." in "".join(made.values()))
+"""
+
+
+def test_it_compiles_for_hopper_without_one(tmp_path: Path) -> None:
+    """The interpreter forgives what the compiler refuses. Products take the matrix unit, and nothing is added atomically."""
+    assert compiled(LAUNCH, tmp_path) == [
+        "_delta", "_forward", "_of_bias", "_of_keys", "_of_queries", "True", "True", "True", "False"]
