@@ -11,6 +11,7 @@ from torch import Tensor
 from klieg.attention import Mask, hide, log_sum_exp, output, scores, weights
 from klieg.errors import KliegError
 from klieg.kernels import survey
+from klieg.pool import tile
 from klieg.survey import SurveySpec
 from klieg.trace import Call
 
@@ -98,3 +99,25 @@ def test_what_was_not_kept_or_is_not_there_is_named() -> None:
                       (lambda: kept.pool(0, size=0), "at least 1")]:
         with pytest.raises(KliegError, match=said):
             ask()
+
+
+BIAS = torch.randn(1, 6, QUERIES, KEYS, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0}, {"mask": Mask.causal() & Mask.window(40)}, {"bias": BIAS}],
+                         ids=["plain", "softcap", "window", "bias"])
+def test_a_tile_of_one_head(options: dict) -> None:
+    kept, truth = call(**options)
+    rows, keys = slice(20, 85), slice(13, 99)
+    torch.testing.assert_close(tile(kept, 5, rows, keys, 1).double(), truth[1, 5, rows, keys], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(tile(kept, 5, rows, keys, 1), kept.tile(5, rows, keys, 1), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_what_was_kept_elsewhere_comes_to_the_gpu() -> None:
+    kept, truth = call(SurveySpec(map=0))
+    moved = replace(kept, lse=kept.lse.cuda(), survey=None)
+    torch.testing.assert_close(moved.tile(4, slice(3, 80), slice(None)).cpu().double(), truth[0, 4, 3:80], rtol=1e-4, atol=1e-7)
+    found = moved.pool(4, size=7)
+    check(replace(found, mean=found.mean.cpu(), max=found.max.cpu()), truth[0, 4])
+    assert moved.surveyed(SurveySpec(top=2)).survey.kernel == "gpu"

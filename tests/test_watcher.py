@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import klieg
 from klieg.errors import KliegError
 from klieg.trace import Call, Trace
+from klieg.watching import watcher
 
 PADS = {"do_sample": False, "pad_token_id": 0}
 
@@ -332,13 +333,28 @@ def test_training_is_watched(llama: nn.Module, again: bool) -> None:
 def test_memory_that_is_short_costs_the_map_and_not_the_run(llama: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     before = llama(**GIVEN).logits
 
-    def fails(self: object, x: Tensor) -> Tensor:
+    def fails(x: Tensor) -> Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("klieg.watching.store.Store._copy", fails)
+    monkeypatch.setattr("klieg.watching.store._in_memory", fails)
     with klieg.watch(llama) as seen:
         assert torch.equal(llama(**GIVEN).logits, before)
     assert "can't allocate memory" in str(seen.kept) and seen[1].q is None and seen[1].survey.map_mean is not None
+
+
+def test_memory_that_ends_in_the_middle_is_said_with_what_was_kept(llama: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, whole = llama(**GIVEN).logits, watcher.measure
+
+    def short(call: object, reading: object, layer: int, *given: object) -> object:
+        if layer == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(call, reading, layer, *given)
+
+    monkeypatch.setattr(watcher, "measure", short)
+    with pytest.raises(KliegError, match=r"after 1 calls of attention \(CUDA out of memory.*q and k of 1 calls") as refused, \
+            klieg.watch(llama):
+        assert torch.equal(llama(**GIVEN).logits, before)
+    assert "内存不够了" in refused.value.zh
 
 
 def test_a_text_becomes_a_trace(llama: nn.Module, tmp_path: Path) -> None:
@@ -354,3 +370,23 @@ def test_a_text_becomes_a_trace(llama: nn.Module, tmp_path: Path) -> None:
     assert torch.equal(again[1].survey.received, seen[1].survey.received[1:]) and again.ids == trace.ids
     with pytest.raises(KliegError, match="no text 2"):
         seen.trace(2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("budget", [None, 10**6], ids=["by itself", "by a budget"])
+def test_a_model_on_a_gpu_is_watched_there(llama: nn.Module, budget: int | None) -> None:
+    """In bfloat16, through generation: the joined map is that of the formula, whoever computed it and wherever q and k lie."""
+    model = copy.deepcopy(llama).to("cuda", torch.bfloat16)
+    given = {name: x.cuda() for name, x in GIVEN.items()}
+    before = model(**given).logits
+    with klieg.watch(model, budget=budget) as seen:
+        assert torch.equal(model(**given).logits, before)
+    call = seen[1]
+    assert call.survey.kernel == "gpu" and seen.certificate.passed
+    assert call.q is None or call.q.dtype == torch.bfloat16
+    whole = call.every(slice(None)).double()
+    torch.testing.assert_close(call.survey.received.double(), whole.sum(2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(call.tile(1, slice(2, 9), slice(0, 7)).double(), whole[0, 1, 2:9, :7], atol=1e-6, rtol=1e-4)
+    with klieg.watch(model) as seen:
+        model.generate(**given, max_new_tokens=3, **PADS)
+    assert seen.certificate.passed and seen[1].survey is not None

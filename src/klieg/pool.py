@@ -16,6 +16,7 @@ from torch import Tensor
 
 from klieg.errors import KliegError
 from klieg.kernels import Pooled, pooled
+from klieg.kernels.surveys import tile as weights_of
 from klieg.survey import edges
 from klieg.tiles import mask_of
 
@@ -44,13 +45,23 @@ def pool(call: Call, head: int, rows: tuple[int, int], keys: tuple[int, int], si
     if call.q is None or call.k is None:
         counts = [_count(call, axis, *span) for axis, span in enumerate((rows, keys))]
         call.need("q", "k", instead=f", or ask for at most {min(counts)} buckets of this region" if min(counts) else "")
-    text, one = slice(batch, batch + 1), slice(head, head + 1)
-    here, there, group = slice(*rows), slice(*keys), call.group(head)
-    bias = None if call.bias is None else call.bias.expand(*call.lse.shape, call.keys)[text, one, here, there]
-    q, k = (x.to(call.lse.dtype) for x in (call.q[text, one, here], call.k[text, group:group + 1, there]))
-    found = pooled(q, k, call.lse[text, one, here], mask_of(call.mask, text, one), rows=here, keys=there, size=size,
-                   shape=(call.queries, call.keys), scale=call.scale, softcap=call.softcap, bias=bias)
+    found = pooled(**_region(call, head, slice(*rows), slice(*keys), batch), size=size)
     return Pooled(found.mean[0, 0], found.max[0, 0], found.row_edges, found.key_edges)
+
+
+def tile(call: Call, head: int, rows: slice, keys: slice, batch: int = 0) -> Tensor:
+    """The exact weights (i, j) of a region of one head, by the kernel that is quickest where its numbers are."""
+    call.need("q", "k")
+    return weights_of(**_region(call, head, rows, keys, batch))[0, 0]
+
+
+def _region(call: Call, head: int, rows: slice, keys: slice, batch: int) -> dict[str, object]:
+    """A region of one head as the kernels take it. What was kept elsewhere comes to where the model ran."""
+    text, one, group = slice(batch, batch + 1), slice(head, head + 1), call.group(head)
+    bias = None if call.bias is None else call.bias.expand(*call.lse.shape, call.keys)[text, one, rows, keys]
+    q, k = (x.to(call.lse.device) for x in (call.q[text, one, rows], call.k[text, group:group + 1, keys]))
+    return {"q": q, "k": k, "lse": call.lse[text, one, rows], "mask": mask_of(call.mask, text, one), "rows": rows, "keys": keys,
+            "shape": (call.queries, call.keys), "scale": call.scale, "softcap": call.softcap, "bias": bias}
 
 
 def _bounds(call: Call, axis: int) -> list[int]:

@@ -131,7 +131,8 @@ class Call:
         groups = slice(None) if heads == slice(None) else slice(self.group(heads.start), self.group(heads.start) + 1)
         # What was kept in a narrow type is widened, as the kernel did before it multiplied.
         type = torch.float64 if wide else self.lse.dtype
-        q, k = self.q[texts, heads, rows].to(type), self.k[texts, groups, keys].to(type)
+        # And what was kept elsewhere comes to where the model ran.
+        q, k = (x.to(self.lse.device, type) for x in (self.q[texts, heads, rows], self.k[texts, groups, keys]))
         bias = None if self.bias is None else self.bias.expand(*self.q.shape[:3], self.keys)[texts, heads, rows, keys]
         return scores(q, k, scale=self.scale, softcap=self.softcap, bias=None if bias is None else bias.to(type))
 
@@ -156,6 +157,11 @@ class Call:
 
     def tile(self, head: int, rows: slice, keys: slice, batch: int = 0) -> Tensor:
         """Exact weights of a tile of the map: (i, j)."""
+        if self.lse.device.type == "cuda":
+            from klieg.pool import tile
+            self._one(head, batch)
+            spans = (slice(*span.indices(count)[:2]) for span, count in ((rows, self.queries), (keys, self.keys)))
+            return tile(self, head, *spans, batch)
         return self._weights(*self._one(head, batch), rows, keys)[0, 0]
 
     def every(self, rows: slice | Tensor) -> Tensor:
@@ -188,7 +194,8 @@ class Call:
         if self.survey is not None:
             return self
         self.need("q", "k")
-        return replace(self, survey=survey(self.q, self.k, self.lse, self.mask, spec, scale=self.scale, softcap=self.softcap,
+        q, k = (x.to(self.lse.device) for x in (self.q, self.k))
+        return replace(self, survey=survey(q, k, self.lse, self.mask, spec, scale=self.scale, softcap=self.softcap,
                                            bias=self.bias))
 
     def stages(self, head: int, batch: int = 0) -> Stages:

@@ -141,7 +141,7 @@ def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, sur
 
     `top`, `map` and `bins` are those of SurveySpec; `survey=False` makes none. `layers` are the ones
     to look at, all by default. q and k are kept for all of them (None), for some, or for none
-    (False), in memory or in `folder`, within `budget` bytes: see Store. `on_call(done, expected)`
+    (False): on the model's GPU and in memory, or in `folder`, within `budget` bytes: see Store. `on_call(done, expected)`
     is told of every call. A tokenizer labels the tokens of `seen.trace()`. With `streams` that trace
     also has what happens around attention (blocks.py), in memory: seven numbers or more for every
     one of the residual stream, in every layer.
@@ -158,4 +158,9 @@ def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, sur
 
     options = Options(SurveySpec(top, map, bins) if survey else None, None if layers is None else frozenset(layers),
                       keep_qk if keep_qk is None or isinstance(keep_qk, bool) else frozenset(keep_qk), tokenizer, on_call)
-    return (StreamWatched if streams else Watched)(model, options, Store(folder, budget))
+    return (StreamWatched if streams else Watched)(model, options, Store(folder, budget, _device(model)))
+
+
+def _device(model: nn.Module) -> torch.device | None:
+    """Where the model's first numbers are."""
+    return next((x.device for x in model.parameters()), None)

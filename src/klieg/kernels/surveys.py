@@ -1,6 +1,6 @@
-"""survey() and pooled(): the doors to what is kept of a map, and the choice of who makes it.
+"""survey(), pooled() and tile(): the doors to what is kept of a map and to parts of it, and the choice of who makes it.
 
-Both need the log-sum-exp of every row, and then any part of a map can be surveyed by itself.
+They need the log-sum-exp of every row, and then any part of a map can be surveyed by itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from klieg.attention import Mask
+from klieg.attention import Mask, weights
 from klieg.errors import KliegError
 from klieg.kernels import gpu, native, streamed, walked
 from klieg.survey import Survey, SurveySpec, edges, empty
@@ -114,6 +114,19 @@ def pooled(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, rows: slice, keys: 
         total, highest = found["map_sum"], found["map_max"]
     return Pooled(total / _sizes(down, across).to(total), highest, [rows.start + n for n in down],
                   [keys.start + n for n in across])
+
+
+@torch.no_grad()
+def tile(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, rows: slice, keys: slice, shape: tuple[int, int],
+         scale: float | None = None, softcap: float | None = None, bias: Tensor | None = None,
+         kernel: str | None = None) -> Tensor:
+    """The weights (b, h, i, j) of the region rows x keys of a map, in the type of lse; the arguments are those of pooled()."""
+    kernel, part = _maker(_Part.of(q, k, lse, mask, scale, softcap, bias, rows, keys, shape), lse, 0, kernel)
+    if kernel != "gpu":
+        return weights(part.scores.tile(slice(0, q.shape[2]), slice(0, k.shape[2])), lse)
+    from klieg.kernels.gpu import tiles
+
+    return tiles.tile(part.scores, lse)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """One call of a watched model, measured: its survey, and the proof that its numbers are the model's own.
 
-The log-sum-exp comes from the model's own kernel where that is exact, else it is computed anew.
+The log-sum-exp comes from the model's own kernel where that is exact (units.py), else it is computed anew.
 Row sums and A V of every row are certified in the same pass, in O(N); a call that fails is
 refused by name, whatever its module did differently.
 """
@@ -18,6 +18,7 @@ from klieg.errors import KliegError
 from klieg.survey import Survey, SurveySpec
 from klieg.watching.masks import Reading
 from klieg.watching.registry import Heard
+from klieg.watching.units import in_nats
 
 # Keywords that say nothing of the formula, or are read; any other is named when a certificate fails.
 _UNDERSTOOD = {"dropout", "scaling", "is_causal", "sliding_window", "softcap", "s_aux", "sinks", "position_bias",
@@ -39,6 +40,8 @@ def measure(call: Heard, reading: Reading, layer: int, kind: str, row: int, spec
     k, v, sinks, lse = call.k[:, :, :reading.keys], call.v[:, :, :reading.keys], call.sinks, call.lse
     if lse is not None and reading.blind is not None:
         lse = lse.masked_fill(reading.blind, -torch.inf)     # torch's kernel gives 0 for a row that sees nothing
+    if lse is not None and call.lse_by is not None:
+        lse = in_nats(lse, call.lse_by, call.q, k, reading.mask, scale=call.scale, bias=reading.bias)
     signs, probe = probe_of(v)
     survey = kernels.survey(call.q, k, lse, reading.mask, spec, scale=call.scale, softcap=call.softcap, sinks=sinks,
                             bias=reading.bias, probe=probe)

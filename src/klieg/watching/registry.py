@@ -58,6 +58,8 @@ class Heard:
     lse: Tensor | None
     """(b, h, i) where the kernel gave it for exactly this q."""
     update: Update | None
+    lse_by: str | None = None
+    """The operator of somebody else's kernel that gave the log-sum-exp."""
 
     scale = property(lambda self: scale(self.q, self.options))
     softcap = property(lambda self: softcap(self.way, self.options))
@@ -179,8 +181,8 @@ def _run(function: Callable, name: str, way: str, module: nn.Module, query: Tens
         q, k, v = (x.detach().expand(texts, -1, -1, -1) for x in (query, key, value))
         output = found[0].detach().reshape(texts, q.shape[2], q.shape[1], -1).transpose(1, 2)
         mask = attention_mask.known if isinstance(attention_mask, Shown) else attention_mask
-        lse = last_lse.get() if way == "klieg" else ear.lse(q)
-        call = Heard(module, name, way, q, k, v, mask, options, output, lse, update)
+        lse, operator = (last_lse.get(), None) if way == "klieg" else ear.lse(q)
+        call = Heard(module, name, way, q, k, v, mask, options, output, lse, update, operator)
         for listener in listeners:
             listener.heard(call)
     return found
@@ -196,22 +198,25 @@ class _Ear(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[Tensor, Tensor]] = []
+        self.found: list[tuple[str, Tensor, Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func.overloadpacket.__name__ in _WITH_LSE:
-            self.found.append((args[0], out[1]))
+            self.found.append((func.overloadpacket.__name__, args[0], out[1]))
         return out
 
-    def lse(self, q: Tensor) -> Tensor | None:
-        """(b, h, i), where one kernel ran, on this q and in a type in which its log-sum-exp is exact."""
+    def lse(self, q: Tensor) -> tuple[Tensor | None, str | None]:
+        """(b, h, i) and by which operator, where one ran, on this q and in a type in which its log-sum-exp is exact."""
         if len(self.found) != 1:
-            return None
-        used, lse = self.found[0]
+            return None, None
+        operator, used, lse = self.found[0]
+        if lse.ndim == 4 and lse.shape[3] == 1:
+            lse = lse[..., 0]                       # cuDNN's
+        lse = lse[:, :, :q.shape[2]]                # memory-efficient attention adds rows to a multiple of 32
         same = used.shape == q.shape and used.dtype == q.dtype and lse.shape == q.shape[:3]
         exact = q.dtype in (torch.float32, torch.float64) or q.device.type != "cpu"
-        return lse.detach() if same and exact else None
+        return (lse.detach().contiguous(), operator) if same and exact else (None, None)
 
 
 def _update(original: Callable) -> Callable:

@@ -137,8 +137,9 @@ class Strand:
                 place = history[step][place]
             keys.append(other.k[place.to(other.k.device)])
         k = torch.cat(keys[::-1], dim=2)[:, :, part.start:part.start + part.keys]
-        return survey_of(part.q, k, part.lse, part.mask, replace(self.spec, map=0), scale=self.scale,
-                         softcap=self.softcap, bias=part.bias)
+        q, k = (x.to(part.lse.device) for x in (part.q, k))
+        return survey_of(q, k, part.lse, part.mask, replace(self.spec, map=0), scale=self.scale, softcap=self.softcap,
+                         bias=part.bias)
 
     def call(self, version: object, steps: int | None, known: dict) -> Call:
         """The strand as one Call. `version` names the order of texts; `known` keeps masks that layers share."""
@@ -156,8 +157,8 @@ class Strand:
     def _single(self, part: Increment) -> Call:
         survey = part.survey
         if survey is None and self.spec is not None and self.kept:
-            survey = survey_of(part.q, part.k, part.lse, part.mask, self.spec, scale=self.scale, softcap=self.softcap,
-                               bias=part.bias)
+            q, k = (x.to(part.lse.device) for x in (part.q, part.k))
+            survey = survey_of(q, k, part.lse, part.mask, self.spec, scale=self.scale, softcap=self.softcap, bias=part.bias)
         return self._made(q=part.q, k=part.k, v=part.v, lse=part.lse, output=part.output, mask=part.mask, bias=part.bias,
                           survey=survey, certificate=part.certificate)
 
@@ -194,8 +195,9 @@ class Strand:
         found: dict[str, Tensor | None] = {}
         for name in names:
             all_of = [getattr(part, name) for part in parts]
+            # Parts may be kept in several places.
             found[name] = None if any(x is None for x in all_of) else torch.cat(
-                [part.moment.of(x) for part, x in zip(parts, all_of, strict=True)], dim=2)
+                [part.moment.of(x).to(part.lse.device) for part, x in zip(parts, all_of, strict=True)], dim=2)
         return found
 
     def _mask(self, parts: list[Increment], keys: int, known: dict) -> Mask:

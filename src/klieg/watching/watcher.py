@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from klieg.certificate import Certificate
-from klieg.errors import KliegError
+from klieg.errors import KliegError, first_line
 from klieg.survey import SurveySpec
 from klieg.trace import Call, Trace
 from klieg.watching import masks, registry
@@ -24,7 +24,7 @@ from klieg.watching.measure import measure
 from klieg.watching.registry import Heard
 from klieg.watching.runs import Run
 from klieg.watching.stacks import Stacks
-from klieg.watching.store import Kept, Store
+from klieg.watching.store import Kept, Store, out_of_memory
 from klieg.watching.strands import ROW_SUMS, Increment, Pass, Strand
 
 SMALL = 2**26       # weights of all layers: of a smaller model's run v and output are kept as well
@@ -190,6 +190,19 @@ class Watched:
             self._hear(call)
         except KliegError as failure:
             self._failure = failure
+        except (MemoryError, RuntimeError) as e:
+            if isinstance(e, RuntimeError) and not out_of_memory(e):
+                raise
+            self._failure = self._exhausted(first_line(e))
+
+    def _exhausted(self, why: str) -> KliegError:
+        """What is said where memory ran out between two calls: the model's own run goes on."""
+        done, kept = self._now.calls - 1, str(self.kept).splitlines()[0]
+        return KliegError(
+            f"watching ran out of memory after {done} calls of attention ({why}); kept until then: {kept}. The model's own run "
+            "is complete. Watch fewer layers (layers=), keep less (keep_qk=, budget=), or leave top and map away.",
+            zh=f"观看到第 {done} 次注意力之后内存不够了（{why}）；此前保留的：{kept}。模型自己的运行不受影响。"
+               "请少看几层（layers=）、少保留一些（keep_qk=、budget=），或者不要 top 和 map。")
 
     def _hear(self, call: Heard) -> None:
         again = self._again(call)
