@@ -5,6 +5,7 @@ They need the log-sum-exp of every row, and then any part of a map can be survey
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, fields, replace
 
@@ -64,8 +65,11 @@ def _maker(part: _Part, lse: Tensor | None, top: int, kernel: str | None) -> tup
     without = {"gpu": _gpu_refusal(scores, lse, top)}
     if kernel is None and scores.mask.scattered:
         kernel = "streamed"         # which skips tiles, where the others would need a table of all pairs
-    if kernel is None and scores.q.device.type == "cuda" and without["gpu"] is None:
-        kernel = "gpu"
+    if kernel is None and scores.q.device.type == "cuda":
+        if why := without["gpu"]:
+            warnings.warn(f"the gpu kernel cannot make this survey: {why}; plain PyTorch does it, exactly and more slowly.",
+                          stacklevel=3)
+        kernel = "streamed" if why else "gpu"
     if kernel != "gpu":
         part = part.widened(lse)
         without["native"] = native.refusal(part.scores.q, part.scores.k, None)
