@@ -61,3 +61,27 @@ def test_the_usual_table_covers_what_it_says() -> None:
     assert {(case.spec is None, case.plain) for case in bench.USUAL} == {(True, False), (False, False), (False, True)}
     assert len({case.name for case in bench.USUAL}) == len(bench.USUAL)
     assert torch.equal(SMALL.inputs()[0], SMALL.inputs()[0])
+
+
+def test_a_figure_of_the_gpu_s_kernel() -> None:
+    """In Triton's interpreter where there is no GPU; its type is that of the case."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    case = Case(2, 1, 16, 40, SurveySpec(top=2, map=3), kernel="gpu", device=device, type="float16")
+    assert case.inputs()[0].dtype == torch.float16 and case.name.endswith(f", kernel gpu, float16 on {device}")
+    assert measure(case, repetitions=1).kernel == "gpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+@pytest.mark.parametrize(("device", "line", "zh"), [("cuda", "no CUDA GPU that torch can use", "没有 torch 能用的 CUDA GPU"),
+                                                    ("tpu", "no device 'tpu'", "不能在 'tpu' 上测量")])
+def test_a_device_that_is_not_there(device: str, line: str, zh: str) -> None:
+    with pytest.raises(KliegError, match=line) as refused:
+        bench.cases(device)
+    assert zh in refused.value.zh
+    assert bench.cases("cpu") == bench.USUAL
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_table_of_a_gpu() -> None:
+    assert all(measure(case, repetitions=1).kernel == "gpu" for case in bench.cases("cuda"))

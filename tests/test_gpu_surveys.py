@@ -18,6 +18,7 @@ from torch import Tensor
 from klieg.attention import Mask, hide, log_sum_exp, scores, weights
 from klieg.errors import KliegError
 from klieg.kernels import pooled, survey
+from klieg.kernels.surveys import received
 from klieg.survey import Survey, SurveySpec
 from klieg.tiles import Scores
 
@@ -174,6 +175,13 @@ def test_launches_of_any_size_give_the_same_bits(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(surveys, "WORKSPACE", room)
         runs.append(case.survey(SPEC).tensors())
     assert all(torch.equal(run[name], x) for run in runs[1:] for name, x in runs[0].items())
+
+
+@pytest.mark.parametrize("kernel", ["gpu", "native", "streamed"])
+def test_sums_of_columns_alone(kernel: str) -> None:
+    case, there = CASES["causal, grouped heads"], DEVICE if kernel == "gpu" else torch.device("cpu")
+    found = received(case.q.to(there), case.k.to(there), case.lse.float().to(there), case.mask, kernel=kernel)
+    torch.testing.assert_close(found.cpu().double(), case.weights.sum(2), atol=TOLERANCE * 10, rtol=0)
 
 
 def test_of_equal_weights_the_first_are_named() -> None:

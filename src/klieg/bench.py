@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from klieg.attention import Mask, log_sum_exp, output, scores, weights
 from klieg.errors import KliegError
-from klieg.kernels import Attention, attend, survey
+from klieg.kernels import Attention, attend, gpu, survey
 from klieg.survey import SurveySpec
 
 ROWS = 16             # that are computed in float64 to check a run, in every head
@@ -33,8 +33,8 @@ SUMS, TOP = SurveySpec(top=0, map=64), SurveySpec(top=16, map=64)
 
 @dataclass(frozen=True)
 class Case:
-    """Attention of one text in float32, causal or of every query over every key; spec None is the output alone. `plain` does
-    without the native library; `kernel` is one of attend()'s, where the choice is not left to it."""
+    """Attention of one text, causal or of every query over every key; spec None is the output alone. `plain` does
+    without the native library; `kernel` is one of attend()'s, where the choice is not left to it; `type` is torch's."""
 
     heads: int
     groups: int
@@ -44,6 +44,8 @@ class Case:
     plain: bool = False
     kernel: str | None = None
     causal: bool = True
+    device: str = "cpu"
+    type: str = "float32"
 
     @property
     def name(self) -> str:
@@ -53,7 +55,8 @@ class Case:
         plain = ", without a compiler" if self.plain else ""
         kernel = f", kernel {self.kernel}" if self.kernel else ""
         whole = "" if self.causal else ", not causal"
-        return f"{what}, {heads}{shared}, d {self.width}, {self.length:,} tokens{whole}{plain}{kernel}"
+        there = "" if (self.device, self.type) == ("cpu", "float32") else f", {self.type} on {self.device}"
+        return f"{what}, {heads}{shared}, d {self.width}, {self.length:,} tokens{whole}{plain}{kernel}{there}"
 
     @property
     def mask(self) -> Mask:
@@ -69,7 +72,8 @@ class Case:
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         random = torch.Generator().manual_seed(0)
         shapes = ((self.heads, self.length), (self.groups, self.length), (self.groups, self.length))
-        return tuple(torch.randn(1, h, n, self.width, generator=random) for h, n in shapes)
+        return tuple(torch.randn(1, h, n, self.width, generator=random).to(self.device, getattr(torch, self.type))
+                     for h, n in shapes)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,26 @@ class Figure:
 USUAL = [Case(12, 12, 64, 2048, None), Case(12, 12, 64, 8192, None), Case(12, 12, 64, 2048, SUMS),
          Case(12, 12, 64, 8192, SUMS), Case(8, 2, 128, 8192, SUMS), Case(12, 12, 64, 8192, TOP), Case(1, 1, 64, 32768, TOP),
          Case(12, 12, 64, 8192, SUMS, plain=True)]
+ON_A_GPU = [Case(heads, groups, width, length, spec, device="cuda", type="bfloat16") for heads, groups, width, length, spec in (
+    (32, 32, 128, 8192, None), (32, 32, 64, 8192, None), (32, 32, 128, 8192, SUMS), (32, 32, 64, 8192, SUMS),
+    (32, 8, 128, 16384, SUMS), (32, 8, 128, 32768, SurveySpec(top=32, map=64)))]
+# How far numbers of a narrower type may be from the formula; what is summed in float32 is held to that.
+NEAR = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}
+
+
+def cases(device: str) -> list[Case]:
+    """The usual table of a device, cpu or cuda; KliegError if this machine has no such device."""
+    if device == "cpu":
+        return USUAL
+    if device != "cuda":
+        raise KliegError(f"there is no device {device!r} to measure; give cpu or cuda.",
+                         zh=f"不能在 {device!r} 上测量；请给 cpu 或 cuda。")
+    if not torch.cuda.is_available():
+        raise KliegError("this machine has no CUDA GPU that torch can use, and nothing to measure; leave --device away.",
+                         zh="这台机器上没有 torch 能用的 CUDA GPU，无法测量；请去掉 --device。")
+    if why := gpu.refusal(torch.empty(1, 1, 1, 64, device=device), torch.empty(1, 1, 1, 64, device=device)):
+        raise KliegError(f"the gpu kernel cannot run here: {why}.", zh=f"这里不能运行 GPU 内核：{why}。")
+    return ON_A_GPU
 
 
 @torch.no_grad()
@@ -110,9 +134,17 @@ def measure(case: Case, repetitions: int = 7) -> Figure:
 
 
 def _timed(run: Callable) -> tuple[float, object]:
+    """Seconds, until whatever device computes is done, and what came out."""
+    _wait()
     start = time.perf_counter()
     found = run()
+    _wait()
     return time.perf_counter() - start, found
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 class _Check:
@@ -120,8 +152,8 @@ class _Check:
 
     def __init__(self, case: Case, q: Tensor, k: Tensor, v: Tensor) -> None:
         self.case = case
-        self.rows = torch.linspace(0, case.length - 1, ROWS).long()
-        seen = case.mask.visible(self.rows, torch.arange(case.length)).expand(1, case.heads, -1, -1)
+        self.rows = torch.linspace(0, case.length - 1, ROWS, device=q.device).long()
+        seen = case.mask.visible(self.rows, torch.arange(case.length, device=q.device)).expand(1, case.heads, -1, -1)
         s = scores(q[:, :, self.rows].double(), k.double()).masked_fill(~seen, -torch.inf)
         self.lse = log_sum_exp(s)
         self.weights = weights(s, self.lse)
@@ -134,7 +166,7 @@ class _Check:
                  "log-sum-exp": (found.lse[:, :, rows], self.lse)}
         survey = found.survey
         if survey is not None:
-            live = torch.ones(1, self.case.heads, self.case.length, dtype=torch.float64)
+            live = torch.ones(1, self.case.heads, self.case.length, dtype=torch.float64, device=rows.device)
             pairs |= {"entropy": (survey.entropy[:, :, rows], torch.special.entr(self.weights).sum(-1)),
                       "row sums": (survey.mass, live), "column sums": (survey.received.sum(2), live.sum(2))}
             if survey.top_weights is not None:
@@ -142,7 +174,7 @@ class _Check:
                 pairs["top weights"] = survey.top_weights[:, :, rows], self.weights.topk(count, dim=3).values
         for name, (ours, truth) in pairs.items():
             error = ((ours.double() - truth).abs() / (1 + truth.abs())).max().item()
-            if not error < 2e-5:
+            if not error < NEAR[str(ours.dtype).removeprefix("torch.")]:
                 raise KliegError(f"{self.case.name}: the {name} is off by {error:.1e} from the formula in float64; this figure "
                                  "is void.")
         for x in (found.output, found.lse, reference, *(survey.tensors().values() if survey else ())):

@@ -18,6 +18,7 @@ class Case:
     length: int = 8192
     spec: SurveySpec | None = None
     plain: bool = False
+    type: str = "float32"
 
 
 @dataclass
@@ -37,4 +38,11 @@ def test_the_table_says_what_was_measured(language: str, words: list[str]) -> No
     costs(iter(figures), 3, Console(file=out, width=140), language)
     said = out.getvalue()
     assert all(word in said for word in [*words, "8/2 × 128", "8,192", "0.88 ×", "1.50 / 1.71", "native"])
+    assert "float32" in said
     assert said.count("top-16" if language == "en" else "前 16 大") == 1
+
+
+def test_what_a_gpu_takes_is_not_written_as_nothing() -> None:
+    out = io.StringIO()
+    costs(iter([Figure(Case(type="bfloat16"), seconds=0.00123, beside=0.000456)]), 1, Console(file=out, width=140), "en")
+    assert "0.00123 / 0.000456" in out.getvalue() and "bfloat16" in out.getvalue()

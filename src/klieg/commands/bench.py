@@ -7,16 +7,22 @@ from typing import Annotated
 import typer
 
 from klieg import shell
+from klieg.errors import KliegError
 from klieg.shell import Language
 
 
 def attention(
     repetitions: Annotated[int, typer.Option(min=1, help="Turns of each; the median of their ratios is printed.")] = 7,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU of NVIDIA, in bfloat16.")] = "cpu",
     lang: Language = None,
 ) -> None:
     """What attention costs here with its survey, beside torch's own attention alone; some minutes."""
-    from klieg.bench import USUAL, measured
+    from klieg.bench import cases, measured
     from klieg.views.costs import costs
 
     language = shell.language(lang)
-    costs(measured(USUAL, repetitions), len(USUAL), shell.console(), language)
+    try:
+        usual = cases(device)
+    except KliegError as failure:
+        raise KliegError(failure.zh if language == "zh" and failure.zh else str(failure)) from None
+    costs(measured(usual, repetitions), len(usual), shell.console(), language)

@@ -133,6 +133,21 @@ def tile(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, rows: slice, keys: sl
     return tiles.tile(part.scores, lse)
 
 
+@torch.no_grad()
+def received(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, scale: float | None = None, softcap: float | None = None,
+             bias: Tensor | None = None, kernel: str | None = None) -> Tensor:
+    """What every key gets from all queries, (b, h, j): the survey's sums of columns and nothing else, in every training
+    step say. On a GPU half of a forward pass; elsewhere a whole survey is made for it. The arguments are those of survey().
+    """
+    part = _Part.of(q, k, lse, mask, scale, softcap, bias, None, None, None)
+    kernel, part = _maker(part, lse, 0, kernel)
+    if kernel == "gpu":
+        return _swept(part.scores, native.Wanted(), lse, columns=True)["received"]
+    spec = SurveySpec(top=0, map=0, bins=1)
+    return (part.native_survey(spec, native.Wanted(sums=True), lse=lse) if kernel == "native" else
+            part.walked_survey(spec, lse, None)).received
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """A part of a map and where it lies: rows and keys of the whole, which has queries by `total` keys."""

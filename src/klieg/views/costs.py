@@ -19,6 +19,7 @@ class Case(Protocol):
     length: int
     spec: SurveySpec | None
     plain: bool
+    type: str
 
 
 class Figure(Protocol):
@@ -39,7 +40,7 @@ def costs(figures: Iterable[Figure], count: int, console: Console, language: str
             table.add_row(*_row(figure, language))
             status.update(say("cost measuring", language, done=done, count=count))
     console.print(table)
-    console.print(say("cost meaning", language), style="dim")
+    console.print(say("cost meaning", language, type=figure.case.type), style="dim")
 
 
 def _row(figure: Figure, language: str) -> tuple[str, ...]:
@@ -50,4 +51,9 @@ def _row(figure: Figure, language: str) -> tuple[str, ...]:
     heads = str(case.heads) if case.heads == case.groups else f"{case.heads}/{case.groups}"
     kernel = say("cost plain", language) if case.plain else figure.kernel
     return (asked, f"{heads} × {case.width}", f"{case.length:,}", f"{figure.ratio:.2f} ×",
-            f"{figure.seconds:.2f} / {figure.beside:.2f}", kernel)
+            f"{_short(figure.seconds)} / {_short(figure.beside)}", kernel)
+
+
+def _short(seconds: float) -> str:
+    """Two places behind the point, or what a GPU takes in three digits."""
+    return f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.3g}"

@@ -207,10 +207,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "cost top": (", top-{top}", "，前 {top} 大"),
     "cost plain": ("fused + streamed (without a compiler)", "fused + streamed（没有编译器时）"),
     "cost measuring": ("measuring, {done} of {count}", "测量中，{done}/{count}"),
-    "cost meaning": ("Time over torch's scaled_dot_product_attention alone, which keeps nothing; causal, float32, median of "
+    "cost meaning": ("Time over torch's scaled_dot_product_attention alone, which keeps nothing; causal, {type}, median of "
                      "ratios taken in turns.",
                      "与 torch 的 scaled_dot_product_attention 单独运行（什么都不保留）的时间之比；"
-                     "因果遮盖，float32，交替运行，取比值的中位数。"),
+                     "因果遮盖，{type}，交替运行，取比值的中位数。"),
 }
 REASONS = {"future": "未来的位置", "outside the window": "在窗口之外", "another block": "在另一块",
            "off the stride": "不在步长上", "padding": "填充", "another document": "另一篇文档", "not allowed": "不被允许"}

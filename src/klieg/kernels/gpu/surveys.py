@@ -130,8 +130,9 @@ def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
 
 @torch.no_grad()
 def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None = None,
-            lines: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """What was wanted of a part of a map by name, as native.compute() gives it; no output.
+            lines: dict[str, Tensor] | None = None, columns: bool = False) -> dict[str, Tensor]:
+    """What was wanted of a part of a map by name, as native.compute() gives it; no output. With `columns` alone, only
+    the sums of columns.
 
     lse (b, h, i) is final. `lines` are those of LINES that a forward pass has, (b, h, i): they are given back, and the
     sweep makes what is left. `probe` is (b, g, j), a number for every key.
@@ -142,12 +143,13 @@ def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None
     bands, every, told = triton.cdiv(queries, size["ROWS"]), batch * heads, arguments(scores)
     lse = lse.float().contiguous()
     found, asked = {"lse": lse, **(lines or {})}, dict.fromkeys(ASKED)
-    step, bins = bands, 0
-    if wanted.sums:
+    step, bins, columns = bands, 0, columns or wanted.sums
+    if columns:
         step = max(1, min(bands, max(WORKSPACE, q.numel() // 8) // (every * keys)))
         found["received"] = torch.zeros(batch, heads, keys, device=q.device)
         asked["columns"] = (torch.empty(every * step * keys, device=q.device),
                             torch.empty(2 * every * step, dtype=torch.int32, device=q.device))
+    if wanted.sums:
         bins = triton.next_power_of_2(wanted.bins)
         asked["histogram"] = torch.empty(every, bands, bins, device=q.device), wanted.bins, bands
         found |= {name: torch.empty(rows, dtype=torch.float64, device=q.device) for name in MOMENTS}
@@ -171,7 +173,7 @@ def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None
         _sweep[count, every](**told, **asked, lse=lse, heads=heads, first_band=first, first_key=scores.first_key,
                              PADDED=padded(width), BINS=bins,
                              SLOTS=triton.next_power_of_2(wanted.top) if wanted.top else 0, **size)
-        if wanted.sums:
+        if columns:
             _add[triton.cdiv(keys, COLUMNS), every](*asked["columns"], count, keys, found["received"], COLUMNS=COLUMNS)
     if wanted.sums:
         found["histogram"] = asked["histogram"][0].sum(1)[:, :wanted.bins].unflatten(0, (batch, heads))
