@@ -7,6 +7,7 @@ does to it is seen on a GPU only.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,7 +152,7 @@ def test_gradients(mask: str, option: str, dtype: torch.dtype) -> None:
 def test_the_gradient_of_a_bias_of_any_shape(shape: tuple[int, ...]) -> None:
     exact = small("causal", "sinks", 20, 20, batch=2)            # without a sink, what all scores have in common is lost
     exact.options["bias"] = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    check_gradients(there(exact), torch.float32, ["gpu"])
+    check_gradients(there(exact), torch.float32, ["gpu"], units=4)      # of two numbers, which luck gives plain PyTorch
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -231,13 +232,15 @@ def test_on_a_gpu_it_is_chosen_and_another_only_with_a_warning(monkeypatch: pyte
 LAUNCH = """
 from klieg.attention import Mask
 from klieg.kernels import gpu
+from klieg.kernels.gpu import backward, forward
 
+# The smallest tiles that take the matrix unit: compiling takes seconds then.
+forward.tiles = backward.tiles = lambda *given: {"ROWS": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2}
 q, k, v = (torch.zeros(1, heads, 256, 64, dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2))
 bias = torch.zeros(1, 1, 256, 256, dtype=torch.bfloat16, requires_grad=True)
-ids = torch.tensor([[0, 1] * 128])
-mask, given = Mask.causal() & Mask.documents(ids), dict(scale=0.1, softcap=30.0, sinks=torch.zeros(4), bias=bias)
-gpu.attended(q, k, v, Mask.causal(), scale=0.1, softcap=None, sinks=None, bias=None)
-output, _ = gpu.attention(q, k, v, Mask.causal(), scale=0.1, softcap=None, sinks=None, bias=bias)
+mask = Mask.causal() & Mask.documents(torch.tensor([[0, 1] * 128]))
+gpu.attended(q, k, v, Mask.causal(), scale=0.1, softcap=30.0, sinks=torch.zeros(4), bias=None)
+output, _ = gpu.attention(q, k, v, mask, scale=0.1, softcap=None, sinks=None, bias=bias)
 output.sum().backward()
 print(*sorted(made), *(made[name].count("wgmma.mma_async") > 0 for name in ("_forward", "_of_keys", "_of_queries")),
       "atom." in "".join(made.values()))
@@ -248,3 +251,69 @@ def test_it_compiles_for_hopper_without_one(tmp_path: Path) -> None:
     """The interpreter forgives what the compiler refuses. Products take the matrix unit, and nothing is added atomically."""
     assert compiled(LAUNCH, tmp_path) == [
         "_delta", "_forward", "_of_bias", "_of_keys", "_of_queries", "True", "True", "True", "False"]
+
+
+# What only a GPU can say. Peers are the backends of torch's scaled_dot_product_attention, each in the same type.
+
+
+def peers(exact: Call) -> list[Tensor]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    found, shared = [], exact.q.shape[1] // exact.k.shape[1]
+    k, v = (x.repeat_interleave(shared, dim=1) for x in (exact.k, exact.v))
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+        try:
+            with sdpa_kernel(backend), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found.append(torch.nn.functional.scaled_dot_product_attention(exact.q, k, v, is_causal=True))
+        except RuntimeError:
+            continue                                             # this backend takes no such call
+    return found
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("width", [32, 64, 80, 96, 128, 192, 256])
+def test_no_worse_than_the_best_backend_of_torch(width: int, dtype: torch.dtype) -> None:
+    exact = there(call("causal", batch=1, heads=4, groups=2, queries=1000, keys=1000, width=width), dtype)
+    truth, truth_lse = replace(exact.at(torch.float64), mask=exact.mask).formula()
+    found = attend(exact.q, exact.k, exact.v, exact.mask)
+    assert found.kernel == "gpu"
+    best = min(((peer.double() - truth).square().mean().sqrt().item() for peer in peers(exact)), default=torch.inf)
+    assert (found.output.double() - truth).square().mean().sqrt().item() <= 2 * best < torch.inf
+    assert (found.lse.double() - truth_lse).abs().max().item() < 1e-5
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("option", ["none", "all"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_every_mask_in_tiles_of_the_real_size(mask: str, option: str, dtype: torch.dtype) -> None:
+    exact = call(mask, queries=300, keys=523, width=64)
+    exact.options = options(option, 4, 300, 523)
+    check(there(exact, dtype), dtype, ["gpu"])
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize(("mask", "option"), [("causal", "none"), ("causal documents", "softcap"), ("explicit", "all"),
+                                              ("causal window", "row of bias"), ("causal left padding", "none")])
+def test_gradients_in_tiles_of_the_real_size(mask: str, option: str, dtype: torch.dtype) -> None:
+    exact = call(mask, queries=300, keys=300, width=64)
+    exact.options = options(option, 4, 300, 300)
+    check_gradients(there(exact, dtype), dtype, ["gpu"])
+
+
+@on_a_gpu
+def test_every_run_gives_the_same_bits_and_fills_what_it_gives() -> None:
+    exact = there(call("causal documents", queries=777, keys=777, width=128), torch.bfloat16)
+
+    def run() -> list[Tensor]:
+        leaves = [x.detach().clone().requires_grad_() for x in (exact.q, exact.k, exact.v)]
+        found = attend(*leaves, exact.mask)
+        gradients = torch.autograd.grad(found.output, leaves, torch.ones_like(found.output))
+        lines = gpu.attended(exact.q, exact.k, exact.v, exact.mask, scale=0.1, softcap=None, sinks=None, bias=None)[1]
+        return [found.output, found.lse, *gradients, *lines.values()]
+
+    first, second = run(), run()
+    assert all(torch.equal(a, b) and not a.isnan().any() for a, b in zip(first, second, strict=True))

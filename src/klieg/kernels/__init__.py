@@ -77,6 +77,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     if scale <= 0:
         # The fused kernel multiplies minus infinity by it. A changed sign is exact in every type.
         q, scale = (-q, -scale) if scale else (q * 0, 1.0)
+    named = kernel
     if kernel is None:
         kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
     elif why := _refusal(kernel, q, k, v, mask, softcap, sinks, bias):
@@ -99,7 +100,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
         output, lse = run(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
     lse = lse.detach()
     if survey is not None and found is None:
-        maker = kernel if kernel in ("gpu", "streamed") else None
+        maker = "streamed" if kernel == "streamed" else "gpu" if named == "gpu" else None
         found = surveys.survey(q, k, lse, mask, survey, scale=scale, softcap=softcap, bias=bias, kernel=maker, lines=lines)
     return Attention(output if output.dtype == dtype else output.to(dtype), lse, found, kernel)
 

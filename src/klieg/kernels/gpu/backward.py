@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from klieg.kernels.gpu.scores import LOG2E, arguments, load_tile, padded, place, score_tile
+from klieg.kernels.gpu.scores import LOG2E, arguments, load_tile, padded, place, score_tile, store_tile
 from klieg.kernels.gpu.visible import partial_tile, partial_tiles, reach, span_of, tabled
 from klieg.tiles import Scores
 
@@ -122,7 +122,7 @@ def _of_queries(q: tl.tuple, k: tl.tuple, v: tl.tuple, row_spans: tl.tuple, key_
         _, d_s, slope = _tile(q_tile, k_tile.T, d_out, v_tile.T, within, rows[:, None], column, ends[:, None],
                               lost[:, None], about, True)
         found = tl.dot((d_s * slope).to(k_tile.dtype), k_tile, found, input_precision="ieee")
-    _store(d_q, batch, head, rows, queries, found * steepness, WIDTH, PADDED)
+    store_tile(d_q, batch, head, rows, queries, found * steepness, WIDTH, PADDED)
 
 
 @triton.jit
@@ -149,8 +149,8 @@ def _of_keys(q: tl.tuple, k: tl.tuple, v: tl.tuple, row_spans: tl.tuple, key_spa
             at = partial_tile(number, start, whole_start, whole_stop, ROWS)
             found_k, found_v = _add_rows(found_k, found_v, k_tile, v_tile, q_at, q[3], d_at, d_output[3], lse, delta, line, at,
                                          columns, first, last, about, WIDTH, PADDED, VALUES, VALUES_PADDED, ROWS, True)
-    _store(d_k, batch, group, columns, keys, found_k * steepness, WIDTH, PADDED)
-    _store(d_v, batch, group, columns, keys, found_v, VALUES, VALUES_PADDED)
+    store_tile(d_k, batch, group, columns, keys, found_k * steepness, WIDTH, PADDED)
+    store_tile(d_v, batch, group, columns, keys, found_v, VALUES, VALUES_PADDED)
 
 
 @triton.jit
@@ -229,12 +229,3 @@ def _tile(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor, within: tl.ten
     bits, slope = score_tile(tl.dot(a, b, input_precision="ieee"), within, rows, columns, about, PARTIAL)
     w = tl.exp2(bits - ends)
     return w, w * (tl.dot(c, d, input_precision="ieee") - lost), slope
-
-
-@triton.jit
-def _store(target: tl.tuple, batch: tl.tensor, head: tl.tensor, lines: tl.tensor, count: tl.tensor, found: tl.tensor,
-           WIDTH: tl.constexpr, PADDED: tl.constexpr) -> None:
-    """Put a tile where its lines belong."""
-    column = tl.arange(0, PADDED)[None, :]
-    at = place(target, batch, head) + tl.cast(lines, tl.int64)[:, None] * target[3] + column
-    tl.store(at, found.to(target[0].dtype.element_ty), mask=(lines < count)[:, None] & (column < WIDTH))

@@ -17,22 +17,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from klieg.kernels.gpu.scores import LN2, LOG2E, arguments, load_tile, padded, place, score_tile
+from klieg.kernels.gpu.scores import LN2, LOG2E, arguments, load_tile, padded, place, score_tile, store_tile
 from klieg.kernels.gpu.visible import partial_tile, partial_tiles, reach, span_of, tabled
 from klieg.tiles import Scores
 
 STATISTICS = ("max", "mass", "entropy", "first", "own", "distance_sum")
 
 
-def tiles(queries: int, width: int, dtype: torch.dtype) -> dict[str, int]:
-    """Queries and keys of a tile, warps of a program and tiles on their way, for the wider of q and v."""
+def tiles(queries: int, width: int, dtype: torch.dtype, dressed: bool) -> dict[str, int]:
+    """Queries and keys of a tile, warps of a program and tiles on their way, for the wider of q and v; dressed: with a
+    cap or a bias, which need registers too. All but the widest fit Hopper's, as its compiler says."""
     if dtype == torch.float32:
         # Without tensor cores both operands are in registers.
-        rows, keys, warps, stages = (64, 32, 4, 2) if width <= 128 else (32, 32, 4, 1)
-    elif width <= 64:
-        rows, keys, warps, stages = 128, 128, 8, 3
+        rows, keys, warps, stages = (32, 32, 4, 1) if width <= 64 else (32, 16, 8, 1)
+    elif width <= 128:
+        rows, keys, warps, stages = 128, 32 if dressed else 64, 8, 3
     else:
-        rows, keys, warps, stages = 128, 64, 8, 3 if width <= 128 else 2
+        rows, keys, warps, stages = 64, 64, 8, 2
     if queries <= 16:
         rows, warps = 16, 4
     return {"ROWS": rows, "KEYS": keys, "num_warps": warps, "num_stages": stages}
@@ -52,7 +53,8 @@ def compute(scores: Scores, v: Tensor, sinks: Tensor | None, *, statistics: bool
     names = ("lse", *STATISTICS) if statistics else ("lse",)
     found = {name: q.new_empty(q.shape[:3], dtype=torch.float32) for name in names}
     room = tuple(found.get(name) for name in STATISTICS)
-    size = tiles(queries, max(width, v.shape[3]), q.dtype)
+    dressed = scores.softcap is not None or scores.bias is not None
+    size = tiles(queries, max(width, v.shape[3]), q.dtype, dressed)
     grid = triton.cdiv(queries, size["ROWS"]), heads, batch
     _forward[grid](**arguments(scores), v=(v, *v.stride()[:3]), sinks=sinks, output=(output, *output.stride()[:3]),
                    lse=found["lse"], statistics=room, PADDED=padded(width), VALUES=v.shape[3],
@@ -114,10 +116,7 @@ def _forward(q: tl.tuple, k: tl.tuple, v: tl.tuple, row_spans: tl.tuple, key_spa
     at = (tl.cast(batch, tl.int64) * tl.num_programs(1) + head) * queries + rows
     share = 1 / with_sink
     tl.store(lse + at, lse_bits * LN2, mask=rows < queries)
-    column = tl.arange(0, VALUES_PADDED)[None, :]
-    out_at = place(output, batch, head) + tl.cast(rows, tl.int64)[:, None] * output[3] + column
-    tl.store(out_at, (mixed * share[:, None]).to(output[0].dtype.element_ty),
-             mask=(rows < queries)[:, None] & (column < VALUES))
+    store_tile(output, batch, head, rows, queries, mixed * share[:, None], VALUES, VALUES_PADDED)
     if SURVEYED:
         entropy = (tl.log2(with_sink) * total - surprise) * share * LN2
         first_weight, own = _two_weights(q_tile, k_at, k[3], rows, first, last, offset, lse_bits, about, unit, WIDTH, PADDED)

@@ -108,3 +108,12 @@ def place(base: tl.tuple, batch: tl.tensor, head: tl.tensor) -> tl.tensor:
     """Where a head of a text begins in (pointer, step along the batch, step along the heads, step along the lines)."""
     pointer, step_b, step_h, _ = base
     return pointer + tl.cast(batch, tl.int64) * step_b + tl.cast(head, tl.int64) * step_h
+
+
+@triton.jit
+def store_tile(target: tl.tuple, batch: tl.tensor, head: tl.tensor, lines: tl.tensor, count: tl.tensor, found: tl.tensor,
+               WIDTH: tl.constexpr, PADDED: tl.constexpr) -> None:
+    """Put a tile where its lines of a head belong, in the type that is kept there."""
+    column = tl.arange(0, PADDED)[None, :]
+    at = place(target, batch, head) + tl.cast(lines, tl.int64)[:, None] * target[3] + column
+    tl.store(at, found.to(target[0].dtype.element_ty), mask=(lines < count)[:, None] & (column < WIDTH))
