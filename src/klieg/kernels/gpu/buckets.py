@@ -98,5 +98,6 @@ class Pool:
         """Sums and maxima of every bucket: (b, h, R, C)."""
         found = torch.empty(2, *self._lead, *self._cells, device=self._total.device)
         grid = self._cells[0], len(self._total), triton.cdiv(self._cells[1], CELLS)
-        _united[grid](self._total, self._most, self._edges[0], *self._total.shape[1:], *found, ROWS=self._rows, CELLS=CELLS)
+        _united[grid](self._total, self._most, self._edges[0], *self._total.shape[1:], *found, ROWS=self._rows, CELLS=CELLS,
+                      enable_fp_fusion=True)
         return found[0], found[1]

@@ -172,9 +172,10 @@ def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None
         count = min(step, bands - first)
         _sweep[count, every](**told, **asked, lse=lse, heads=heads, first_band=first, first_key=scores.first_key,
                              PADDED=padded(width), BINS=bins,
-                             SLOTS=triton.next_power_of_2(wanted.top) if wanted.top else 0, **size)
+                             SLOTS=triton.next_power_of_2(wanted.top) if wanted.top else 0, **size, enable_fp_fusion=True)
         if columns:
-            _add[triton.cdiv(keys, COLUMNS), every](*asked["columns"], count, keys, found["received"], COLUMNS=COLUMNS)
+            _add[triton.cdiv(keys, COLUMNS), every](*asked["columns"], count, keys, found["received"], COLUMNS=COLUMNS,
+                                                    enable_fp_fusion=True)
     if wanted.sums:
         found["histogram"] = asked["histogram"][0].sum(1)[:, :wanted.bins].unflatten(0, (batch, heads))
     if wanted.row_edges:

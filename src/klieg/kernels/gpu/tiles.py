@@ -84,5 +84,6 @@ def tile(scores: Scores, lse: Tensor) -> Tensor:
     found = scores.q.new_empty(batch, heads, queries, keys, dtype=torch.float32)
     size = blocks(scores.q)
     grid = batch * heads, triton.cdiv(queries, size["ROWS"]), triton.cdiv(keys, size["KEYS"])
-    _block[grid](**arguments(scores), lse=lse.float().contiguous(), heads=heads, found=found, PADDED=padded(width), **size)
+    _block[grid](**arguments(scores), lse=lse.float().contiguous(), heads=heads, found=found, PADDED=padded(width),
+                 **size, enable_fp_fusion=True)
     return found
