@@ -19,15 +19,12 @@ from klieg.kernels.gpu.visible import partial_tile, partial_tiles, reach, span_o
 from klieg.tiles import Scores
 
 
-def tiles(width: int, dtype: torch.dtype) -> dict[str, int]:
-    """Queries and keys of a tile, warps of a program and tiles on their way, for the wider of q and v."""
+def tiles(width: int, dtype: torch.dtype) -> tuple[int, int, dict[str, int]]:
+    """Lines of the tile that a program keeps and of those that it walks over, and its warps and tiles on their way, for
+    the wider of q and v. The kept one has the 64 lines that Hopper's matrix unit wants."""
     if dtype == torch.float32:
-        rows, keys, warps, stages = (32, 32, 4, 1)
-    elif width <= 128:
-        rows, keys, warps, stages = (64, 64, 4 if width <= 64 else 8, 2)
-    else:
-        rows, keys, warps, stages = (64, 32, 8, 1)
-    return {"ROWS": rows, "KEYS": keys, "num_warps": warps, "num_stages": stages}
+        return (32, 32, {"num_warps": 4, "num_stages": 1}) if width <= 64 else (32, 16, {"num_warps": 8, "num_stages": 1})
+    return 64, 32, {"num_warps": 4 if width <= 64 else 8, "num_stages": 2 if width <= 128 else 1}
 
 
 def delta(output: Tensor, d_output: Tensor) -> Tensor:
@@ -44,13 +41,13 @@ def compute(scores: Scores, v: Tensor, lse: Tensor, d_output: Tensor, delta: Ten
     """The gradients of q (b, h, i, d), k (b, g, j, d) and v (b, g, j, e), in their types."""
     q, k = scores.q, scores.k
     d_q, d_k, d_v = (x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2) for x in (q, k, v))
-    given, size = _arguments(scores, v, lse, d_output, delta)
+    given, kept, walked = _arguments(scores, v, lse, d_output, delta)
     batch, heads, queries, _ = q.shape
     groups, keys = k.shape[1:3]
-    _of_queries[triton.cdiv(queries, size["ROWS"]), heads, batch](
-        **given, **size, d_q=(d_q, *d_q.stride()[:3]), enable_fp_fusion=True)
-    _of_keys[triton.cdiv(keys, size["KEYS"]), groups, batch](
-        **given, **size, d_k=(d_k, *d_k.stride()[:3]), d_v=(d_v, *d_v.stride()[:3]), enable_fp_fusion=True)
+    _of_queries[triton.cdiv(queries, kept), heads, batch](
+        **given, d_q=(d_q, *d_q.stride()[:3]), ROWS=kept, KEYS=walked, enable_fp_fusion=True)
+    _of_keys[triton.cdiv(keys, kept), groups, batch](
+        **given, d_k=(d_k, *d_k.stride()[:3]), d_v=(d_v, *d_v.stride()[:3]), ROWS=walked, KEYS=kept, enable_fp_fusion=True)
     return d_q, d_k, d_v
 
 
@@ -58,24 +55,25 @@ def of_bias(scores: Scores, v: Tensor, lse: Tensor, d_output: Tensor, delta: Ten
     """The gradient of the bias (b or 1, h or 1, i or 1, j or 1), float32."""
     q, bias = scores.q, scores.bias
     (batch, heads, queries, _), keys = q.shape, scores.k.shape[2]
-    given, size = _arguments(scores, v, lse, d_output, delta)
-    down, across = triton.cdiv(queries, size["ROWS"]), triton.cdiv(keys, size["KEYS"])
+    given, rows, columns = _arguments(scores, v, lse, d_output, delta)
+    down, across = triton.cdiv(queries, rows), triton.cdiv(keys, columns)
     shared = [n == 1 for n in bias.shape]
     # Along an axis that the bias has not, a tile gives one sum, and the tiles are added after.
     parts = q.new_empty(*bias.shape[:2], down if shared[2] else queries, across if shared[3] else keys, dtype=torch.float32)
     _of_bias[down * across, bias.shape[1], bias.shape[0]](
-        **given, **size, d_bias=(parts, *parts.stride()[:3]), across=across, texts=batch if shared[0] else 1,
+        **given, ROWS=rows, KEYS=columns, d_bias=(parts, *parts.stride()[:3]), across=across, texts=batch if shared[0] else 1,
         sharing=heads if shared[1] else 1, BY_ROW=not shared[2], BY_KEY=not shared[3], enable_fp_fusion=True)
     return parts.sum_to_size(bias.shape)
 
 
-def _arguments(scores: Scores, v: Tensor, lse: Tensor, d_output: Tensor, delta: Tensor) -> tuple[dict, dict[str, int]]:
-    """What all three kernels are told, and the size of their tiles."""
+def _arguments(scores: Scores, v: Tensor, lse: Tensor, d_output: Tensor, delta: Tensor) -> tuple[dict, int, int]:
+    """What all three kernels are told, and the lines of the tiles that they keep and walk over."""
     width, values = scores.q.shape[3], v.shape[3]
-    given = {**arguments(scores), "v": (v, *v.stride()[:3]), "lse": lse, "delta": delta,
+    kept, walked, more = tiles(max(width, values), scores.q.dtype)
+    given = {**arguments(scores), **more, "v": (v, *v.stride()[:3]), "lse": lse, "delta": delta,
              "d_output": (d_output, *d_output.stride()[:3]), "steepness": scores.scale, "PADDED": padded(width),
              "VALUES": values, "VALUES_PADDED": padded(values)}
-    return given, tiles(max(width, values), scores.q.dtype)
+    return given, kept, walked
 
 
 @triton.jit
