@@ -129,6 +129,9 @@ def test_built_heads_score_one_and_none(tokenizer: Tokenizer) -> None:
     lines = found.lines()
     assert len(lines) == 4 * len(found.relations) and lines[0].relation == ALL and lines[0].share >= lines[3].share
     assert {relation.name for relation in found.ways()} == {ALL, "det", "amod", "nsubj", "obj"} and len(found.ways()) == 5
+    least = {relation.name: min(one.development.share for one in found.relations if one.name == relation.name)
+             for relation in found.ways()}
+    assert all(relation.development.share == 1 for relation in found.ways()) and min(least.values()) < 1
 
 
 def test_a_fixed_distance_is_no_better_than_its_baselines(tokenizer: Tokenizer) -> None:
@@ -211,7 +214,7 @@ def test_words_without_a_token_and_long_sentences_are_said(tokenizer: Tokenizer)
     reader = Built(tokenizer, [*known, torn], HEADS, Mask())
     assert len(tokenizer.encode("the", bos=False)) == 1
     found = syntax(reader, [*known, torn])
-    assert found.left_out["torn"] == 1
+    assert found.left_out["torn"] == 1 and look(reader, torn)[3] == [True, False, True]     # it is of the word it begins in
     reader.positions = 8
     short = [one for one in known if len(reader.placed(one.text)[0]) <= 8]
     assert syntax(reader, known).left_out["long"] == len(known) - len(short) > 0
