@@ -94,7 +94,11 @@ def test_texts_may_be_shared_out_in_any_way(atlas: Atlas, texts: list) -> None:
     with pytest.raises(KliegError, match="differ in probe"):
         parts[0] + Atlas("tiny", 32, {"probe": "needle"})
     one, other = (Atlas("tiny", 32, {"corpus": name}, parts[n].rows, parts[n].sums) for n, name in enumerate("ab"))
-    assert (one + other).identity == {"corpus": "a+b"}
+    assert (one + other).identity == {"corpus": "a+b"} and not (one + other).whole
+    one.whole = True
+    assert not (one + other).whole and not (other + one).whole      # whole only where both were read to their ends
+    other.whole = True
+    assert (one + other).whole
     with pytest.raises(KliegError, match="count twice"):
         (one + other) + one
     with pytest.raises(KliegError, match="cannot be added"):
