@@ -60,6 +60,16 @@ def test_the_windows_of_one_piece_are_shared_too(reader: Reader, tmp_path: Path)
     assert len(list(source.pieces())) == 1 and sum(windows) > 4 and abs(windows[0] - windows[1]) <= 1
 
 
+def test_a_fault_is_counted_by_one_process(reader: Reader, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "some.jsonl").write_text("".join(f'{{"text": "{TEXT}"}}\nno JSON {n}\n' for n in range(5)), "utf-8")
+    parts = []
+    for rank in range(3):
+        source = Corpus(tmp_path / "some.jsonl")
+        parts.append(empty(reader, source, 32))
+        gather(parts[rank], reader, source, group=Group(rank, 3))
+    assert sum(part.counts["broken"] for part in parts) == 5
+
+
 def test_parts_of_another_number_of_processes_are_refused_and_added_ones_go(reader: Reader, corpus: Corpus,  # noqa: F811
                                                                            tmp_path: Path) -> None:
     path, base = tmp_path / "atlas.safetensors", empty(reader, corpus, 32)
