@@ -219,6 +219,15 @@ def test_groups_hold_every_source_once_and_like_lengths() -> None:
     assert search(writer(MARIAN), []) == []
 
 
+def test_whoever_has_children_has_one_of_them_in_its_own_row() -> None:
+    parents = torch.randint(0, 5, (200, 5), generator=torch.Generator().manual_seed(1))
+    order = beam._at_home(parents)
+    assert all(sorted(row) == [0, 1, 2, 3, 4] for row in order.tolist())
+    rows = parents.gather(1, order).tolist()
+    assert all(row[parent] == parent for row in rows for parent in row)
+    assert beam._at_home(torch.arange(5)[None]).tolist() == [[0, 1, 2, 3, 4]]
+
+
 def test_padding_stands_on_the_right() -> None:
     ids, real = padded([[5, 1], [3, 4, 6, 1]], PAD)
     assert ids.tolist() == [[5, 1, PAD, PAD], [3, 4, 6, 1]]
