@@ -445,7 +445,7 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     one, several = (call(mask, queries=n).at(torch.float32) for mask, n in (("causal", 1), ("padding", FEW)))
     assert chosen(one) == chosen(several) == "few"
     two, more = (call(mask, queries=n).at(torch.float32) for mask, n in (("causal", 2), ("padding", FEW + 1)))
-    assert chosen(two) == chosen(more) == "fused"
+    assert chosen(two) == chosen(more) == chosen(call("causal", queries=1, batch=1).at(torch.float32)) == "fused"
     assert chosen(one, softcap=2.0) == chosen(one, surveyed=True) == "native"
     one.k.requires_grad_()
     assert chosen(one) == chosen(call("causal", queries=1, keys=few.KEYS + 1).at(torch.float32)) == "fused"

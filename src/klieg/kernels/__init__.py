@@ -31,7 +31,7 @@ EVERYTHING = Mask()
 # From so many queries on, the native kernel is faster than torch's fused one (benchmarks/attention.py).
 MANY = 128
 
-# Up to so many queries, meeting the keys where they lie is faster than torch's fused kernel.
+# Up to so many queries of several texts, meeting the keys where they lie is faster than torch's fused kernel.
 FEW = 8
 
 # Up to this many weights the whole map is one tile, and walking over tiles gains nothing.
@@ -124,7 +124,7 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None
     natively = native.refusal(q, k, v, sinks, bias) is None and not mask.scattered
     if natively and (surveyed or q.shape[2] >= MANY):
         return "native"
-    if q.shape[2] <= FEW and few.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
+    if q.shape[2] <= FEW and len(q) > 1 and few.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "few"
     if packed.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "packed"
