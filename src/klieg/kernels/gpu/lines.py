@@ -46,12 +46,21 @@ def mixed(base: tl.tensor, w: tl.tensor, at: tl.tensor, keys: tl.tensor, KEYS: t
 @triton.jit
 def store_lines(lines: tl.tuple, line: tl.tensor, live: tl.tensor, peak: tl.tensor, mass: tl.tensor, entropy: tl.tensor,
                 first: tl.tensor, own: tl.tensor) -> None:
-    """Stores what a band has of every row, in nats."""
-    tl.store(lines[0] + line, tl.where(peak > NOTHING, peak * LN2, float("-inf")), mask=live)
-    tl.store(lines[1] + line, mass, mask=live)
-    tl.store(lines[2] + line, entropy * LN2, mask=live)
-    tl.store(lines[3] + line, first, mask=live)
-    tl.store(lines[4] + line, own, mask=live)
+    """Stores what a band has of every row, in nats, where it is wanted."""
+    if lines is not None:
+        tl.store(lines[0] + line, tl.where(peak > NOTHING, peak * LN2, float("-inf")), mask=live)
+        tl.store(lines[1] + line, mass, mask=live)
+        tl.store(lines[2] + line, entropy * LN2, mask=live)
+        tl.store(lines[3] + line, first, mask=live)
+        tl.store(lines[4] + line, own, mask=live)
+
+
+@triton.jit
+def store_distances(distances: tl.tuple, line: tl.tensor, live: tl.tensor, far: tl.tensor, farther: tl.tensor) -> None:
+    """Stores both sums of moments(), where they are wanted."""
+    if distances is not None:
+        tl.store(distances[0] + line, far, mask=live)
+        tl.store(distances[1] + line, farther, mask=live)
 
 
 @triton.jit

@@ -18,7 +18,7 @@ from torch import Tensor
 from klieg.kernels.gpu import ready
 from klieg.kernels.gpu.buckets import Pool, opened, pooled, stored
 from klieg.kernels.gpu.largest import insert, none_yet, written
-from klieg.kernels.gpu.lines import NOTHING, by_distance, mixed, moments, single, store_lines
+from klieg.kernels.gpu.lines import NOTHING, by_distance, mixed, moments, single, store_distances, store_lines
 from klieg.kernels.gpu.scores import arguments, load_tile, padded, place
 from klieg.kernels.gpu.tiles import blocks, logs_of, score_bits
 from klieg.kernels.gpu.visible import reach, span_of, tabled
@@ -46,10 +46,11 @@ def _store_columns(columns: tl.tuple, w: tl.tensor, at: tl.tensor, band: tl.tens
 
 @triton.jit
 def _store_reach(columns: tl.tuple, band: tl.tensor, start: tl.tensor, stop: tl.tensor, KEYS: tl.constexpr) -> None:
-    """From which column to which a band has written."""
-    line = tl.cast(tl.program_id(1), tl.int64) * tl.num_programs(0) + band
-    tl.store(columns[1] + 2 * line, start)
-    tl.store(columns[1] + 2 * line + 1, start + (stop - start + KEYS - 1) // KEYS * KEYS)
+    """From which column to which a band has written, where columns are wanted."""
+    if columns is not None:
+        line = tl.cast(tl.program_id(1), tl.int64) * tl.num_programs(0) + band
+        tl.store(columns[1] + 2 * line, start)
+        tl.store(columns[1] + 2 * line + 1, start + (stop - start + KEYS - 1) // KEYS * KEYS)
 
 
 @triton.jit
@@ -82,7 +83,10 @@ def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
     start, whole_start, whole_stop, stop = reach(spans[0], spans[1], KEYS, tabled(tables))
     base, about = place(k, text, head // repeat), (text, head, queries, keys, scale, softcap, bias, tables)
     q_tile = load_tile(place(q, text, head), band * ROWS, q[3], queries, ROWS, WIDTH, PADDED, False)
-    k_tile = load_tile(base, start, k[3], keys, KEYS, WIDTH, PADDED, False)
+    # Loops within the loop keep the compiler from fetching tiles ahead; then it is done here.
+    AHEAD: tl.constexpr = BINS + SLOTS > 0 or pool is not None
+    if AHEAD:
+        ahead = load_tile(base, start, k[3], keys, KEYS, WIDTH, PADDED, False)
     peak, total, entropy, first, own, probed = none + NOTHING, none, none, none, none, none
     far, farther, sums, peaks, bucket = none.to(tl.float64), none.to(tl.float64), none, none, opened(pool, start, keys)
     if BINS:
@@ -90,8 +94,10 @@ def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
     if SLOTS:
         best, places = none_yet(tops[2], ROWS, SLOTS)
     for at in range(start, stop, KEYS):
+        k_tile = ahead if AHEAD else load_tile(base, at, k[3], keys, KEYS, WIDTH, PADDED, False)
         dot = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
-        k_tile = load_tile(base, at + KEYS, k[3], keys, KEYS, WIDTH, PADDED, False)     # on its way while this one is used
+        if AHEAD:
+            ahead = load_tile(base, at + KEYS, k[3], keys, KEYS, WIDTH, PADDED, False)
         bits = score_bits(dot, at, (at >= whole_start) & (at < whole_stop), spans, rows, about, KEYS)
         w = tl.exp2(bits - logs[:, None])
         mass = tl.sum(w, 1)
@@ -111,13 +117,9 @@ def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
             sums, peaks, bucket = pooled(w, mass, at, sums, peaks, bucket, band, rows, queries, keys, pool, KEYS)
         if SLOTS:
             best, places = insert(w, at, best, places, SLOTS, KEYS)
-    if columns is not None:
-        _store_reach(columns, local, start, stop, KEYS)
-    if lines is not None:
-        store_lines(lines, line, live, peak, total, entropy, first, own)
-    if distances is not None:
-        tl.store(distances[0] + line, far, mask=live)
-        tl.store(distances[1] + line, farther, mask=live)
+    _store_reach(columns, local, start, stop, KEYS)
+    store_lines(lines, line, live, peak, total, entropy, first, own)
+    store_distances(distances, line, live, far, farther)
     if probe is not None:
         tl.store(probe[3] + line, probed, mask=live)
     if BINS:
