@@ -185,10 +185,13 @@ def test_sums_of_columns_alone(kernel: str) -> None:
 
 
 def test_of_equal_weights_the_first_are_named() -> None:
-    q = torch.zeros(1, 1, 20, 8, device=DEVICE)
-    found = survey(q, q, None, Mask(), SurveySpec(top=5, map=0), kernel="gpu")
-    assert (found.top_keys.cpu() == torch.arange(5)).all()
-    torch.testing.assert_close(found.top_weights.cpu(), torch.full((1, 1, 20, 5), 0.05))
+    """Also while another row of the band goes on looking: the last key is the best of row 0."""
+    q, k = torch.zeros(1, 1, 20, 8, device=DEVICE), torch.zeros(1, 1, 20, 8, device=DEVICE)
+    q[..., 0, :], k[..., 19, :] = 1, 1
+    found = survey(q, k, None, Mask(), SurveySpec(top=5, map=0), kernel="gpu")
+    assert (found.top_keys[:, :, 1:].cpu() == torch.arange(5)).all()
+    assert found.top_keys[0, 0, 0].tolist() == [19, 0, 1, 2, 3]
+    torch.testing.assert_close(found.top_weights[:, :, 1:].cpu(), torch.full((1, 1, 19, 5), 0.05))
 
 
 def test_a_row_that_is_said_to_see_nothing_has_no_weights() -> None:

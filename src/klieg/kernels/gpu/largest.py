@@ -21,11 +21,12 @@ def none_yet(top: tl.tensor, ROWS: tl.constexpr, SLOTS: tl.constexpr) -> tuple[t
 def insert(w: tl.tensor, at: tl.tensor, best: tl.tensor, places: tl.tensor, SLOTS: tl.constexpr,
            KEYS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """Lists and their keys after a tile of weights (rows, KEYS) of the keys from `at` on; of equal ones the first stays."""
-    slot, column = tl.arange(0, SLOTS), tl.arange(0, KEYS)
+    column = tl.arange(0, KEYS)
     peak, least = tl.max(w, 1), tl.min(best, 1)
     while tl.max((peak > least).to(tl.int32), 0) > 0:
         place = tl.argmax(w, 1)
-        open = (slot[None, :] == tl.argmin(best, 1)[:, None]) & (peak > least)[:, None]
+        last = tl.max(tl.where(best == least[:, None], places, -2147483647), 1)         # of equal ones the first stay
+        open = (best == least[:, None]) & (places == last[:, None]) & (peak > least)[:, None]
         best = tl.where(open, peak[:, None], best)
         places = tl.where(open, (at + place)[:, None], places)
         w = tl.where(column[None, :] == place[:, None], 0.0, w)
