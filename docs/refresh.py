@@ -93,12 +93,16 @@ class Reader:
     """What the Python snippets have defined so far."""
 
     def prepare(self) -> None:
-        """What a reader brings along: a text of their own, pairs of sentences, and the recipes."""
+        """What a reader brings along: a text of their own, pairs of sentences, a treebank, and the recipes."""
         nouns = "cat dog moon house river bird child letter garden song winter road friend lamp".split()
         lines = [f"The {nouns[n % 14]} and the {nouns[n * 5 % 13]} met {nouns[n * n % 11]} number {n}." for n in range(3000)]
         (self.folder / "my-text.txt").write_text("\n\n".join(lines), "utf-8")
         (self.folder / "my-pairs.en").write_text("\n".join(lines), "utf-8")
         (self.folder / "my-pairs.de").write_text("\n".join(line.upper() for line in lines), "utf-8")
+        parts = "2 det", "3 nsubj", "0 root", "5 det", "3 obj"       # of each word: the place of its head, and what it is to it
+        trees = [zip(f"The {nouns[n % 14]} met a {nouns[n * 5 % 13]}".split(), parts, strict=True) for n in range(12)]
+        rows = [[f"{at} {word} _ _ _ _ {part} _ _\n" for at, (word, part) in enumerate(tree, 1)] for tree in trees]
+        (self.folder / "my-treebank.conllu").write_text("\n".join(map("".join, rows)).replace(" ", "\t"), "utf-8")
         (self.folder / "recipes").mkdir()
         for path in (ROOT / "recipes").glob("*.toml"):
             recipe = path.read_text("utf-8")
