@@ -246,6 +246,21 @@ def test_a_folder_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
         Trainer(read(write_recipe(tmp_path, seed=9)), tmp_path / "run")
 
 
+@pytest.mark.parametrize("schedule", ["inverse-sqrt", "cosine"])
+def test_a_run_may_be_given_more_steps_where_its_schedule_has_no_end(tmp_path: Path, schedule: str) -> None:
+    list(Trainer(read(write_translation(tmp_path, schedule=schedule)), tmp_path / "run").run())
+    more = read(write_translation(tmp_path, schedule=schedule, steps=16))
+    if schedule == "cosine":
+        with pytest.raises(KliegError, match="another recipe"):
+            Trainer(more, tmp_path / "run")
+        return
+    on = Trainer(more, tmp_path / "run")
+    assert on.step == 12 and len(list(on.run())) == 4
+    list(Trainer(more, tmp_path / "whole").run())
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_the_papers_schedule(tmp_path: Path) -> None:
     """Section 5.3: d^-0.5 min(step^-0.5, step warmup^-1.5), whose peak is d^-0.5 warmup^-0.5."""
     peak = 512 ** -0.5 * 40 ** -0.5

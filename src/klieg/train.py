@@ -274,7 +274,7 @@ class Trainer:
     def _saved(self) -> tuple[dict[str, Tensor], dict] | None:
         """The last state of this run, if there is one."""
         saved = checkpoint.load_state(self.folder, self._say)
-        if saved is not None and saved[1]["recipe"] != _facts(self.recipe):
+        if saved is not None and _endless(saved[1]["recipe"]) != _endless(_facts(self.recipe)):
             raise KliegError(f"{self.folder} holds a run of another recipe; choose another folder with --out.")
         return saved
 
@@ -298,6 +298,13 @@ def _facts(recipe: Recipe) -> dict:
     start = {} if recipe.start is None else {"start": recipe.start}
     return {"model": recipe.model.to_json(), "pieces": recipe.pieces, "train": train,
             "sources": [asdict(source) for source in recipe.sources], **start}
+
+
+def _endless(facts: dict) -> dict:
+    """The facts without the last step, where the learning rate does not depend on it: such a run may be given more steps."""
+    train = facts["train"]
+    kept = {k: v for k, v in train.items() if k != "steps"} if train["schedule"] == "inverse-sqrt" else train
+    return {**facts, "train": kept}
 
 
 def _table(curve: list[Progress]) -> str:
