@@ -29,9 +29,9 @@ from pathlib import Path
 import numpy as np
 
 from klieg.analysis.alignment import Part, Reading, choose, read
-from klieg.analysis.chains import ROUNDS, posteriors
-from klieg.analysis.gold import Gold, read_gold
-from klieg.analysis.links import WAYS, Agreement, Links, links, merged
+from klieg.analysis.alignment.chains import ROUNDS, posteriors
+from klieg.analysis.alignment.gold import Gold, read_gold
+from klieg.analysis.alignment.links import WAYS, Agreement, Links, links, merged
 from klieg.data import data_folder
 from klieg.models import find, load
 from klieg.pairs import lines, read_pairs

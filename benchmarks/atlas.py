@@ -25,10 +25,10 @@ import torch
 
 from klieg import models
 from klieg.analysis.atlas import Atlas, begin
+from klieg.analysis.atlas.census import read
+from klieg.analysis.atlas.corpus import Corpus
+from klieg.analysis.atlas.probes import Plain
 from klieg.analysis.behaviour import Text
-from klieg.analysis.census import read
-from klieg.analysis.corpus import Corpus
-from klieg.analysis.probes import Plain
 from klieg.analysis.reader import Reader
 from klieg.config import GPT2Config
 from klieg.tokenizers import Tokenizer, train

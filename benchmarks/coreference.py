@@ -21,10 +21,10 @@ from rich.console import Console
 
 from klieg.analysis.chance import Rate
 from klieg.analysis.coreference import BASELINES, Coreference, coreference
+from klieg.analysis.coreference.riddles import SETS, riddles
 from klieg.analysis.grammar import FILE, grammar, read_pairs
 from klieg.analysis.likelihood import Scorer
 from klieg.analysis.reader import load
-from klieg.analysis.riddles import SETS, riddles
 from klieg.data import data_folder
 from klieg.views.progress import counted
 

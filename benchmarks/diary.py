@@ -22,7 +22,7 @@ import torch
 from training import CHAT, batches
 
 from klieg import models
-from klieg.analysis.diary import Diary
+from klieg.analysis.atlas.diary import Diary
 from klieg.recipe import read
 from klieg.train import Stepper
 

@@ -33,8 +33,8 @@ from torch import Tensor
 
 from klieg import models
 from klieg.analysis.atlas import Atlas
+from klieg.analysis.atlas.probes import Repeated
 from klieg.analysis.behaviour import Score, Text
-from klieg.analysis.probes import Repeated
 from klieg.analysis.reader import Heads, Reader
 from klieg.data import Source, is_validation
 from klieg.tokenizers import Tokenizer

@@ -14,9 +14,9 @@ from test_models import GPT2, LLAMA, lively
 from klieg import models
 from klieg.analysis.ablation import Ablation, ablate, empty, muted
 from klieg.analysis.atlas import student
-from klieg.analysis.census import read
-from klieg.analysis.corpus import Corpus
-from klieg.analysis.probes import Plain
+from klieg.analysis.atlas.census import read
+from klieg.analysis.atlas.corpus import Corpus
+from klieg.analysis.atlas.probes import Plain
 from klieg.analysis.reader import Reader
 from klieg.changes import Heads, Mute, changed
 from klieg.config import BertConfig

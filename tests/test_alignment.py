@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from klieg.analysis.alignment import FILE, Part, Reading, align, choose, joined, read, read_all
-from klieg.analysis.chains import ROUNDS, posteriors
-from klieg.analysis.gold import Gold
-from klieg.analysis.links import links
+from klieg.analysis.alignment.chains import ROUNDS, posteriors
+from klieg.analysis.alignment.gold import Gold
+from klieg.analysis.alignment.links import links
 from klieg.config import MarianConfig
 from klieg.errors import KliegError
 from klieg.seq2seq import Marian

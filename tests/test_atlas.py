@@ -14,8 +14,8 @@ from test_models import GPT2, LLAMA, lively
 
 from klieg import foreign, models
 from klieg.analysis.atlas import SCORES, Atlas, Line, begin, compare, gather, student
+from klieg.analysis.atlas.corpus import LONGEST, Corpus
 from klieg.analysis.behaviour import Meter, Score, Text
-from klieg.analysis.corpus import LONGEST, Corpus
 from klieg.analysis.reader import Heads, Reader, load, punctuates
 from klieg.errors import KliegError
 from klieg.tokenizers import Tokenizer, train

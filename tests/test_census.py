@@ -19,9 +19,9 @@ from test_atlas import atlas, corpus, reader, texts, tokenizer  # noqa: F401
 from test_cli import here, refused, run, tiny  # noqa: F401
 
 from klieg.analysis.atlas import Atlas, empty, gather, scored
-from klieg.analysis.census import _gone_on, leftover, read, shared
-from klieg.analysis.corpus import Corpus
-from klieg.analysis.probes import Plain
+from klieg.analysis.atlas.census import _gone_on, leftover, read, shared
+from klieg.analysis.atlas.corpus import Corpus
+from klieg.analysis.atlas.probes import Plain
 from klieg.analysis.reader import Reader, load
 from klieg.errors import KliegError
 from klieg.parallel import Group, group

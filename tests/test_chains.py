@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.special import digamma
 
-from klieg.analysis import chains
-from klieg.analysis.chains import FAR, MISSED, NOWHERE, RARE, posteriors, smoothed
-from klieg.analysis.links import links
+from klieg.analysis.alignment import chains
+from klieg.analysis.alignment.chains import FAR, MISSED, NOWHERE, RARE, posteriors, smoothed
+from klieg.analysis.alignment.links import links
 
 JUMPS = range(-FAR, FAR + 1)
 

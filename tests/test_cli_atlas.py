@@ -129,7 +129,7 @@ def test_what_was_not_read_to_its_end_says_so(corpus: Path, tiny: Path) -> None:
 
 
 def test_parquet_without_pyarrow_is_refused_before_anything_is_read(corpus: Path, tiny: Path) -> None:  # noqa: F811
-    with patch("klieg.analysis.columns.find_spec", return_value=None):
+    with patch("klieg.analysis.atlas.columns.find_spec", return_value=None):
         refused(run("atlas", tiny, corpus, "-o", "out", "--parquet"), r"pip install .klieg\[atlas\]")
     assert not Path("out").exists()
 
@@ -180,7 +180,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(corpus: Path, tin
         return usual(self, body)
 
     every = (None, None, 2, None, ALONE)
-    with patch.object(Path, "write_bytes", full), patch("klieg.analysis.census.read.__defaults__", every):
+    with patch.object(Path, "write_bytes", full), patch("klieg.analysis.atlas.census.read.__defaults__", every):
         ran = run("atlas", tiny, corpus, "-o", "out")
     refused(ran, "no space left on device.*atlas.safetensors has what was saved last")
     kept = atlas()

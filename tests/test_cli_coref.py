@@ -11,8 +11,8 @@ import pytest
 from test_cli import here, refused, run, tiny  # noqa: F401
 
 from klieg.analysis.coreference import coreference, look
+from klieg.analysis.coreference.riddles import posed, riddles
 from klieg.analysis.reader import load
-from klieg.analysis.riddles import posed, riddles
 from klieg.views.coreference import WORDS
 from klieg.views.glyphs import width
 

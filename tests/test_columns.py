@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from klieg.analysis import columns
+from klieg.analysis.atlas import columns
 from klieg.errors import KliegError
 
 
@@ -44,6 +44,6 @@ def test_parquet() -> None:
 
 
 def test_without_pyarrow_it_is_one_line() -> None:
-    none = patch("klieg.analysis.columns.find_spec", return_value=None)
+    none = patch("klieg.analysis.atlas.columns.find_spec", return_value=None)
     with none, pytest.raises(KliegError, match=r"pip install .klieg\[atlas\]"):
         columns.parquet(LINES, {})

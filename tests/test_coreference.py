@@ -31,9 +31,9 @@ from klieg.analysis.coreference import (
     own_shares,
     substituted,
 )
+from klieg.analysis.coreference.riddles import Riddle, Riddles, posed, riddles
 from klieg.analysis.likelihood import Scorer
 from klieg.analysis.reader import Heads, Reader, load
-from klieg.analysis.riddles import Riddle, Riddles, posed, riddles
 from klieg.attention import Mask, hide, log_sum_exp
 from klieg.errors import KliegError
 from klieg.tokenizers import Tokenizer, train

@@ -13,7 +13,7 @@ from test_models import GPT2, LLAMA, lively
 from test_train import write_recipe, write_translation
 
 from klieg.analysis.atlas import Atlas, compare
-from klieg.analysis.diary import Diary, callback
+from klieg.analysis.atlas.diary import Diary, callback
 from klieg.analysis.reader import Reader
 from klieg.errors import KliegError
 from klieg.recipe import read

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from klieg.analysis.gaps import FORMS, OCCUPATIONS, Gap, filled
+from klieg.analysis.coreference.gaps import FORMS, OCCUPATIONS, Gap, filled
 from klieg.errors import KliegError
 
 ANSWERS = ("the nurse", "the farmer"), (True, False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from klieg.analysis.gold import pharaoh, read_gold
+from klieg.analysis.alignment.gold import pharaoh, read_gold
 from klieg.errors import KliegError
 
 EVAL = Path(os.environ.get("KLIEG_DATA", "no such folder")) / "eval/alignment_awesome_align"

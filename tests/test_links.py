@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klieg.analysis.links import WAYS, aer, agreement, links, merged
+from klieg.analysis.alignment.links import WAYS, aer, agreement, links, merged
 from klieg.errors import KliegError
 
 WEIGHTS = np.array([[0.7, 0.2, 0.0], [0.3, 0.1, 0.4], [0.6, 0.1, 0.2]])     # 3 target words over 3 source words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from klieg.analysis.mentions import apart, bare, mention, standing, words
+from klieg.analysis.coreference.mentions import apart, bare, mention, standing, words
 
 
 @pytest.mark.parametrize(("text", "phrase", "found"), [

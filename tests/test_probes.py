@@ -9,8 +9,8 @@ import torch
 from test_behaviour import built, seeded
 from test_models import LLAMA, lively
 
+from klieg.analysis.atlas.probes import DIGITS, DRAWS, PLACES, PROBES, SAYINGS, Draws, Needles, Plain, Repeated
 from klieg.analysis.behaviour import Text, measure
-from klieg.analysis.probes import DIGITS, DRAWS, PLACES, PROBES, SAYINGS, Draws, Needles, Plain, Repeated
 from klieg.analysis.reader import Reader
 from klieg.attention import Mask
 from klieg.errors import KliegError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from klieg.analysis.riddles import SETS, Riddle, in_development, marked, posed, riddles
+from klieg.analysis.coreference.riddles import SETS, Riddle, in_development, marked, posed, riddles
 from klieg.errors import KliegError
 
 DATA = Path(os.environ.get("KLIEG_DATA", "no such folder"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from klieg.analysis.spelling import Sentence
+from klieg.analysis.alignment.spelling import Sentence
 from klieg.errors import KliegError
 
 

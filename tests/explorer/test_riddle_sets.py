@@ -17,9 +17,9 @@ from test_flows import events
 from test_grammar import line
 
 from klieg.analysis.coreference import coreference
+from klieg.analysis.coreference.riddles import riddles
 from klieg.analysis.grammar import FILE, contrast, grammar, read_pairs
 from klieg.analysis.likelihood import Scorer
-from klieg.analysis.riddles import riddles
 from klieg.explorer import grammars
 from klieg.explorer import riddles as module
 from klieg.explorer.coreferences import analysed

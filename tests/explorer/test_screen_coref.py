@@ -14,9 +14,9 @@ from test_grammar import line
 
 from klieg import models
 from klieg.analysis.coreference import READINGS, coreference, look
+from klieg.analysis.coreference.riddles import posed, riddles
 from klieg.analysis.grammar import FILE, grammar, read_pairs
 from klieg.analysis.likelihood import Scorer
-from klieg.analysis.riddles import posed, riddles
 from klieg.explorer.coreferences import analysed
 from klieg.explorer.desk import Desk
 

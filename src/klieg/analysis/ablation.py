@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from klieg.analysis.atlas import student
+from klieg.analysis.atlas.census import Source, Step, Visit, begun, read
+from klieg.analysis.atlas.corpus import Corpus
+from klieg.analysis.atlas.probes import Plain
+from klieg.analysis.atlas.tally import Tally
 from klieg.analysis.behaviour import Text
-from klieg.analysis.census import Source, Step, Visit, begun, read
-from klieg.analysis.corpus import Corpus
-from klieg.analysis.probes import Plain
 from klieg.analysis.reader import Heads, Reader, load
-from klieg.analysis.tally import Tally
 from klieg.changes import Heads as Which
 from klieg.changes import Mute
 from klieg.decoders import Decoder

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from klieg.analysis.mentions import Place
+from klieg.analysis.coreference.mentions import Place
 from klieg.errors import KliegError, first_line
 
 COLUMNS = 10

@@ -38,9 +38,9 @@ def ablate(
     share a corpus: torchrun --nproc-per-node 2 -m klieg ablate MODEL CORPUS -o FOLDER
     """
     from klieg.analysis.ablation import OF, empty, muted
-    from klieg.analysis.columns import need_parquet
-    from klieg.analysis.corpus import Corpus
-    from klieg.analysis.probes import Plain
+    from klieg.analysis.atlas.columns import need_parquet
+    from klieg.analysis.atlas.corpus import Corpus
+    from klieg.analysis.atlas.probes import Plain
     from klieg.analysis.reader import load
     from klieg.commands.census import census, tell
 
@@ -59,7 +59,7 @@ def ablate(
 
 def _written(found: Ablation, out: Path, parquet: bool, language: str) -> None:
     """Table and picture beside the ablation; on standard output what is missed most and least."""
-    from klieg.analysis import columns
+    from klieg.analysis.atlas import columns
     from klieg.views.ablation import ablation, effects
     from klieg.views.atlas import word
 

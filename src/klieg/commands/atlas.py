@@ -55,8 +55,8 @@ def atlas(
     Several processes share it: torchrun --nproc-per-node 2 -m klieg atlas MODEL CORPUS -o FOLDER
     """
     from klieg.analysis.atlas import SCORES
-    from klieg.analysis.columns import need_parquet
-    from klieg.analysis.probes import PROBES
+    from klieg.analysis.atlas.columns import need_parquet
+    from klieg.analysis.atlas.probes import PROBES
     from klieg.analysis.treebank import SUFFIX
     from klieg.commands.syntax import syntax
 
@@ -110,8 +110,8 @@ def _read(model: str, corpus: str | None, out: Path, tokens: int | None, window:
           write: Callable[[Atlas], None], language: str) -> None:
     """Read the corpus into the atlas of the folder, new or gone on with; the first process writes what it shows."""
     from klieg.analysis.atlas import empty, scored
-    from klieg.analysis.corpus import Corpus
-    from klieg.analysis.probes import PROBES, Draws, Plain
+    from klieg.analysis.atlas.corpus import Corpus
+    from klieg.analysis.atlas.probes import PROBES, Draws, Plain
     from klieg.analysis.reader import load
     from klieg.commands.census import census, tell
 
@@ -148,8 +148,7 @@ def _opened(path: Path) -> Atlas:
 
 def _written(found: Atlas, out: Path, by: str | None, parquet: bool, language: str) -> None:
     """Table, picture and page beside the atlas, and on standard output the highest heads of every score."""
-    from klieg.analysis import columns
-    from klieg.analysis.atlas import SCORES
+    from klieg.analysis.atlas import SCORES, columns
     from klieg.views.atlas import highest, word
     from klieg.views.ledger import ledger
 

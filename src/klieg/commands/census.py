@@ -11,8 +11,8 @@ from klieg import shell
 from klieg.errors import KliegError
 
 if TYPE_CHECKING:
-    from klieg.analysis.census import Probe, Source, Visit
-    from klieg.analysis.tally import Tally
+    from klieg.analysis.atlas.census import Probe, Source, Visit
+    from klieg.analysis.atlas.tally import Tally
     from klieg.parallel import Group
 
 T = TypeVar("T", bound="Tally")
@@ -40,7 +40,7 @@ def census(make: Callable[[], T], visit: Callable[[T], Visit], source: Source, p
 
 def _read(make: Callable[[], T], visit: Callable[[T], Visit], source: Source, probe: Probe, path: Path, tokens: int | None,
           window: int | None, processes: Group) -> T | None:
-    from klieg.analysis.census import begun, leftover, read, shared
+    from klieg.analysis.atlas.census import begun, leftover, read, shared
     from klieg.views.progress import counted
 
     console, first, base = shell.console(error=True), processes.rank == 0, list[T]()

@@ -15,8 +15,8 @@ from klieg.errors import KliegError
 from klieg.shell import Language, Model
 
 if TYPE_CHECKING:
+    from klieg.analysis.coreference.riddles import Riddle, Riddles
     from klieg.analysis.reader import Reader
-    from klieg.analysis.riddles import Riddle, Riddles
 
 SETS = "wsc273, winobias, winogender, gap, cluewsc"
 Data = Annotated[str | None, typer.Option("--data", metavar="FOLDER", help="Folder of public texts; by default KLIEG_DATA.")]
@@ -51,7 +51,7 @@ def coref(
         missing = "--candidates" if candidates is None else "--pronoun"
         raise KliegError(f"a text of your own needs its pronoun and its candidates; add {missing}.")
     if pronoun is not None and candidates is not None:
-        from klieg.analysis.riddles import posed
+        from klieg.analysis.coreference.riddles import posed
         names = [name.strip() for name in candidates.replace("，", ",").split(",") if name.strip()]
         text = shell.given(what)
         _one(_reader(model), posed(text, pronoun, names), names, at, files, language)
@@ -103,8 +103,8 @@ def _reader(model: str) -> Reader:
 
 def _riddles(what: str, data: str | None) -> Riddles:
     """A set or a file, its gaps filled by the bundled model."""
+    from klieg.analysis.coreference.riddles import SETS, is_file, riddles
     from klieg.analysis.likelihood import Scorer
-    from klieg.analysis.riddles import SETS, is_file, riddles
     from klieg.data import data_folder
 
     scorers: list[Scorer] = []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def syntax(model: str, path: Path, out: Path, by: str | None, parquet: bool, language: str) -> None:
     """Read the treebank; table, picture and page in the folder, and the best head of every relation on standard output."""
-    from klieg.analysis import columns
+    from klieg.analysis.atlas import columns
     from klieg.analysis.reader import load
     from klieg.analysis.syntax import Line
     from klieg.analysis.syntax import syntax as read

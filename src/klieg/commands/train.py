@@ -16,7 +16,7 @@ from klieg.errors import KliegError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from klieg.analysis.diary import Diary
+    from klieg.analysis.atlas.diary import Diary
     from klieg.parallel import Group
     from klieg.train import Trainer
 
@@ -79,7 +79,7 @@ def train(
 
 def _scorable(heads: Path, kind: str, processes: Group) -> None:
     """KliegError now, and not after a hundred steps, if the heads of a run cannot be scored on a text."""
-    from klieg.analysis.corpus import Corpus
+    from klieg.analysis.atlas.corpus import Corpus
 
     Corpus(heads)
     if kind == "marian" or processes.sharded or processes.device.type != "cpu":
@@ -89,8 +89,8 @@ def _scorable(heads: Path, kind: str, processes: Group) -> None:
 
 def _diary(trainer: Trainer, heads: Path, every: int) -> Diary:
     """Scores of heads on the beginning of a text, in the run's own folder; the first are those of the model as it is now."""
-    from klieg.analysis.corpus import Corpus
-    from klieg.analysis.diary import Diary
+    from klieg.analysis.atlas.corpus import Corpus
+    from klieg.analysis.atlas.diary import Diary
 
     texts = [piece.text for piece in islice((piece for piece in Corpus(heads).pieces() if piece.fault is None), TEXTS)]
     diary = Diary(trainer.folder / "heads", trainer.tokenizer, texts, every)

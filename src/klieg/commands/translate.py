@@ -144,8 +144,8 @@ def align(
     """Say which word stands for which, as source-target pairs."""
     from klieg import models
     from klieg.analysis.alignment import Reading, joined, read
-    from klieg.analysis.gold import pharaoh, read_gold
-    from klieg.analysis.links import WAYS
+    from klieg.analysis.alignment.gold import pharaoh, read_gold
+    from klieg.analysis.alignment.links import WAYS
     from klieg.views.progress import counted
 
     if way is not None:

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 
 from klieg.analysis import reader as corpora
 from klieg.analysis.coreference import READINGS, Look, look, own_shares
+from klieg.analysis.coreference.mentions import Place, words
+from klieg.analysis.coreference.riddles import Riddle, marked
 from klieg.analysis.likelihood import Scorer, continues
-from klieg.analysis.mentions import Place, words
-from klieg.analysis.riddles import Riddle, marked
 from klieg.errors import KliegError
 from klieg.explorer.desk import Desk
 from klieg.explorer.exports import LONGEST, Format, Language, drawn, file, plain, theme

@@ -16,8 +16,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from klieg.analysis.coreference import Coreference, coreference
+from klieg.analysis.coreference.riddles import SETS, riddles
 from klieg.analysis.likelihood import Scorer
-from klieg.analysis.riddles import SETS, riddles
 from klieg.data import data_folder
 from klieg.errors import KliegError
 from klieg.explorer.coreferences import analysed

@@ -1,4 +1,4 @@
-// The heads of an atlas with their scores, as the server tells them; see klieg/analysis/atlas.py.
+// The heads of an atlas with their scores, as the server tells them; see klieg/analysis/atlas.
 export interface Row { layer: number; kind: string; heads: number; kv_heads: number }
 export interface Line { layer: number; kind: string; head: number; mean: number; low: number | null; high: number | null; chance: number; texts: number }
 export interface Score { name: string; unit: string; words: [en: string, zh: string] }

@@ -25,8 +25,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from klieg.analysis.gaps import GAP, Gap, Likeliest, filled
-from klieg.analysis.mentions import Place, apart, bare, mention, standing
+from klieg.analysis.coreference.gaps import GAP, Gap, Likeliest, filled
+from klieg.analysis.coreference.mentions import Place, apart, bare, mention, standing
 from klieg.data import read
 from klieg.errors import KliegError, nearest
 

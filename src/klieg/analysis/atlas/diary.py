@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from klieg.analysis.atlas import Atlas
-from klieg.analysis.probes import Plain
+from klieg.analysis.atlas.probes import Plain
 from klieg.analysis.reader import SHORTEST, Reader
 from klieg.encoders import Bert
 from klieg.errors import KliegError

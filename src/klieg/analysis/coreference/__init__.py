@@ -29,10 +29,10 @@ from torch import Tensor
 
 from klieg.analysis.atlas import Line
 from klieg.analysis.chance import Rate, sign_test
+from klieg.analysis.coreference.mentions import ARTICLES, Place
+from klieg.analysis.coreference.riddles import Riddle, Riddles
 from klieg.analysis.likelihood import Scorer, continues
-from klieg.analysis.mentions import ARTICLES, Place
 from klieg.analysis.reader import Heads, Reader
-from klieg.analysis.riddles import Riddle, Riddles
 from klieg.errors import KliegError
 from klieg.trace import Call
 

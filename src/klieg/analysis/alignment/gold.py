@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from klieg.analysis.links import Agreement, Links, agreement
+from klieg.analysis.alignment.links import Agreement, Links, agreement
 from klieg.errors import KliegError, first_line
 
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from klieg.analysis.chains import ROUNDS, posteriors
-from klieg.analysis.gold import Gold
-from klieg.analysis.links import WAYS, Link, Links, links
-from klieg.analysis.spelling import Sentence
+from klieg.analysis.alignment.chains import ROUNDS, posteriors
+from klieg.analysis.alignment.gold import Gold
+from klieg.analysis.alignment.links import WAYS, Link, Links, links
+from klieg.analysis.alignment.spelling import Sentence
 from klieg.atomic import atomic
 from klieg.attention import hide, scores, weights
 from klieg.beam import groups, padded
@@ -92,7 +92,7 @@ def align(model: Marian, tokenizer: Tokenizer, sources: Sequence[str], targets: 
     """The links of each sentence pair, sorted; a word is what white space sets apart, and counts from 0.
 
     layer: by default the middle one, as Chen et al. read the third of six. heads: all by default. to: the
-    language of the targets, where the model has several. way: one of klieg.analysis.links.WAYS. rounds: how often
+    language of the targets, where the model has several. way: one of klieg.analysis.alignment.links.WAYS. rounds: how often
     the pairs are learned from all together (chains.py); 0: each is read by its own attention alone.
     """
     middle = Reading.middle(model)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from klieg.analysis.atlas.corpus import Piece
 from klieg.analysis.behaviour import Text, repeated
-from klieg.analysis.corpus import Piece
 from klieg.analysis.reader import SHORTEST, USUAL, Reader
 from klieg.errors import KliegError
 

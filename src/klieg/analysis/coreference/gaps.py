@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from klieg.analysis.mentions import Place, bare
+from klieg.analysis.coreference.mentions import Place, bare
 from klieg.errors import KliegError
 
 GAP = "[MASK]"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from klieg.analysis.atlas.corpus import Piece
+from klieg.analysis.atlas.tally import Tally
 from klieg.analysis.behaviour import Text
-from klieg.analysis.corpus import Piece
-from klieg.analysis.tally import Tally
 from klieg.errors import KliegError
 from klieg.parallel import ALONE, Group
 

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from klieg.analysis.atlas.census import EVERY, Probe, Source, Step, Visit, begun, read
+from klieg.analysis.atlas.probes import Plain
+from klieg.analysis.atlas.tally import Tally
 from klieg.analysis.behaviour import UNITS, Score
-from klieg.analysis.census import EVERY, Probe, Source, Step, Visit, begun, read
-from klieg.analysis.probes import Plain
 from klieg.analysis.reader import Heads, Reader
-from klieg.analysis.tally import Tally
 from klieg.errors import KliegError, nearest
 from klieg.parallel import ALONE, Group
 
