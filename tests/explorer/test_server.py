@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import re
@@ -215,7 +216,8 @@ def exchanged(port: int, sent: bytes, cookie: str | None = None, end: bool = Tru
         try:
             asking.sendall(sent)
             if end:
-                asking.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # closed already, perhaps with an answer
+                    asking.shutdown(socket.SHUT_WR)
             return asking.makefile("rb").readline()
         except ConnectionError:
             return b""

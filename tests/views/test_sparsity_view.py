@@ -10,6 +10,7 @@ from klieg.trace import Trace
 from klieg.views.picture import PAPER, TERMINAL, Cell, Medium, Picture, Ramp, Text
 from klieg.views.sparsity import grid, table
 from klieg.views.text import lower
+from klieg.whatif import Shift
 
 PATTERNS = [Pattern("window", 2), Pattern("top", 2)]
 
@@ -55,7 +56,8 @@ def test_nothing_lost_has_a_scale_too(seen) -> None:
 def test_the_table_has_bits_where_the_model_was_run(seen) -> None:
     trace, found = seen
     assert len(table(trace, found).columns) == 4 and table(trace, found).row_count == 2
-    asked = [Sparsity(each.pattern, each.losses, Applied(0.5, 0.25, trace.next_tokens(5))) for each in found]
+    shifts = [Shift(one.token, one.id, one.p, one.p, one.rank, one.rank) for one in trace.next_tokens(5)]
+    asked = [Sparsity(each.pattern, each.losses, Applied(0.5, 0.25, shifts, trace.certificate)) for each in found]
     full = table(trace, asked)
     assert len(full.columns) == 7 and full.row_count == 3
     assert list(full.columns[4].cells) == ["", "0.500", "0.500"] and torch.tensor(asked[0].mean) > 0

@@ -28,7 +28,9 @@ from klieg.views.coreference import one_grid
 MOST = 12           # candidates
 
 Span = tuple[Annotated[int, Field(ge=0, le=1 << 30)], Annotated[int, Field(ge=0, le=1 << 30)]]
-Places = Annotated[str, Query(pattern=r"^\d{1,9}-\d{1,9}(,\d{1,9}-\d{1,9}){0,20}$", description="FROM-TO, in characters.")]
+Written = Annotated[str, Query(pattern=r"^\d{1,9}-\d{1,9}$", description="FROM-TO, in characters.")]
+Places = Annotated[str, Query(pattern=rf"^\d{{1,9}}-\d{{1,9}}(,\d{{1,9}}-\d{{1,9}}){{0,{MOST - 1}}}$",
+                              description="The same, several.")]
 From = Literal["pronoun", "clause", "end"]
 Right = Annotated[int, Query(ge=0, le=MOST)]
 
@@ -67,10 +69,10 @@ def routes(desk: Desk) -> APIRouter:
         return await worked(request, desk.turns, job)
 
     @router.get("/coreferences/{id}/pictures/{format}")
-    async def picture(id: Id, format: Format, pronoun: Places, candidates: Places, request: Request, right: Right = 0,
+    async def picture(id: Id, format: Format, pronoun: Written, candidates: Places, request: Request, right: Right = 0,
                       at: From = "pronoun", lang: Language = "en", dark: bool = False) -> Response:
         """Every head by the share of its weight that is on the right candidate, as `klieg coref` draws it; or its numbers."""
-        [place], named = _spans(pronoun)[:1], _spans(candidates)
+        [place], named = _spans(pronoun), _spans(candidates)
         asked = Asked.model_validate({"id": id, "pronoun": place, "candidates": named, "right": right})
 
         def job(turn: Turn) -> bytes:

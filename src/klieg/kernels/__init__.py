@@ -124,7 +124,7 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None
     natively = native.refusal(q, k, v, sinks, bias) is None and not mask.scattered
     if natively and (surveyed or q.shape[2] >= MANY):
         return "native"
-    if q.shape[2] <= FEW and len(q) > 1 and few.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
+    if q.shape[2] <= FEW and q.shape[0] > 1 and few.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "few"
     if packed.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "packed"
