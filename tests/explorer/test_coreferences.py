@@ -130,3 +130,10 @@ def test_a_long_text_is_refused_before_anything_is_computed(client: TestClient, 
     monkeypatch.setattr(coreferences, "LONGEST", 3)
     answer = client.get(f"/api/coreferences/{opened(desk, readers['own'].name, TEXT)}")
     assert answer.status_code == 422 and "up to 3" in answer.json()["error"]
+
+
+def test_a_picture_of_more_candidates_than_there_may_be_is_refused(client: TestClient, desk: Desk,
+                                                                   readers: dict[str, Reader]) -> None:
+    many = ",".join(["11-14"] * (coreferences.MOST + 1))
+    id = opened(desk, readers["own"].name, TEXT)
+    assert client.get(f"/api/coreferences/{id}/pictures/svg?pronoun=29-31&candidates={many}").status_code == 422
