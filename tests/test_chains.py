@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from scipy.special import digamma
 
 from klieg.analysis.alignment import chains
-from klieg.analysis.alignment.chains import FAR, MISSED, NOWHERE, RARE, posteriors, smoothed
+from klieg.analysis.alignment.chains import FAR, MISSED, NOWHERE, posteriors, smoothed
+from klieg.analysis.alignment.lexicon import RARE
 from klieg.analysis.alignment.links import links
 
 JUMPS = range(-FAR, FAR + 1)
@@ -58,6 +60,27 @@ def test_a_jump_farther_than_far_is_one() -> None:
     assert made[2 * FAR] > 0.99 and made.sum() < 1.01
 
 
+IN_PIECES = {"gehen": ["gehe"], "gehend": ["gehe"], "我们": ["我", "们"]}
+
+
+def in_pieces(word: str) -> list[str]:
+    return IN_PIECES.get(word, [word])
+
+
+def by_counts(turned: int, counts: Counter, pairs: list, cut: Callable[[str], list[str]]) -> dict:
+    """How much likelier than by chance each pair of words is, by what they are cut into: the mean over its pairs of pieces."""
+    common = Counter(piece for pair in pairs for word in pair[1 - turned] for piece in cut(word))
+    shares, total = Counter(), Counter()
+    for (s, t), count in counts.items():
+        for pair in product(cut(s), cut(t)):
+            shares[pair] += count / (len(cut(s)) * len(cut(t)))
+    for pair, share in shares.items():
+        total[pair[turned]] += share + RARE
+    odds = {pair: np.exp(digamma(share + RARE) - digamma(total[pair[turned]])) * common.total() / common[pair[1 - turned]]
+            for pair, share in shares.items()}
+    return {(s, t): np.mean([odds[pair] for pair in product(cut(s), cut(t))]) for s, t in counts}
+
+
 def by_the_book(weights: list, sources: list, targets: list, rounds: int) -> list:
     """posteriors() word by word: over every path, with counts and lexicon in dictionaries."""
     pairs = [(s.split(), t.split()) for s, t in zip(sources, targets, strict=True)]
@@ -81,19 +104,15 @@ def by_the_book(weights: list, sources: list, targets: list, rounds: int) -> lis
             found.append(tuple(both))
         jumps = moved
         for turned in (0, 1):
-            words = [pair[1 - turned] for pair in pairs]            # those that are told by the others
-            common, total = Counter(word for line in words for word in line), Counter()
-            for pair, count in counts.items():
-                total[pair[turned]] += count + RARE
-            for pair, count in counts.items():
-                share = np.exp(digamma(count + RARE) - digamma(total[pair[turned]]))
-                lexicon[turned][pair] = share / (common[pair[1 - turned]] / common.total())
+            fine, coarse = (by_counts(turned, counts, pairs, cut) for cut in (lambda word: [word], in_pieces))
+            for pair in counts:
+                lexicon[turned][pair] = (fine[pair] + coarse[pair]) / 2
     return found
 
 
 def test_rounds_are_those_of_the_book() -> None:
     rng = np.random.default_rng(3)
-    sources, targets = ["a b c", "b a", "c", "b c"], ["x y", "y x z", "z z", "x y"]
+    sources, targets = ["gehen b c", "b gehend", "c", "b c"], ["我们 y", "y 我 z", "z z", "我们 y"]
     weights = [rng.random((len(t.split()), len(s.split()))) + 0.05 for s, t in zip(sources, targets, strict=True)]
     for rounds in (0, 1, 2):
         for one, right in zip(posteriors(weights, sources, targets, rounds), by_the_book(weights, sources, targets, rounds),

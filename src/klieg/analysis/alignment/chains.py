@@ -6,12 +6,11 @@ that says where the other words belong. No links are needed for it, and no other
 
 The source words of a target's words are the states of a hidden Markov chain, which may also be at no word. A pair of
 words counts by how much likelier than by chance it is: attention over chance, and some for what attention may have
-missed, times the lexicon over chance. Lexicon and jumps are learned from the posteriors, round by round: what both
-directions agree on is counted.
+missed, times the lexicon over chance. Lexicon (lexicon.py) and jumps are learned from the posteriors, round by round: what
+both directions agree on is counted.
 
 Sources: chains, Vogel, Ney and Tillmann 1996, "HMM-Based Word Alignment in Statistical Translation"; no word, Och and Ney
-2003; agreement, Liang, Taskar and Klein 2006, "Alignment by Agreement"; counts that keep rare words modest, Johnson 2007,
-"Why doesn't EM find good HMM POS-taggers?".
+2003; agreement, Liang, Taskar and Klein 2006, "Alignment by Agreement".
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import digamma
+
+from klieg.analysis.alignment.lexicon import Lexicon, Table
 
 ROUNDS = 5          # how often lexicon and jumps are learned anew
 FAR = 12            # jumps of so many words or more are one
 NOWHERE = 0.2       # the share of words that stand for none
 MISSED = 0.3        # what a word counts, over chance, that nothing looks at
-RARE = 0.01         # Dirichlet prior of the lexicon: below 1, few words go with each
 TOGETHER = 2048     # sentence pairs of one shape that are computed at once, at most
 
 Posteriors = tuple[np.ndarray, np.ndarray]
@@ -42,16 +41,16 @@ def posteriors(weights: Sequence[np.ndarray], sources: Sequence[str], targets: S
     `told` hears how many rounds are done. Words are what white space sets apart, in small letters.
     """
     text = _Text.of(weights, [line.lower().split() for line in sources], [line.lower().split() for line in targets])
-    lexicon = [np.ones(len(text.pairs))] * 2
+    lexicon = [np.ones(text.pairs)] * 2
     jumps = [np.exp(-np.abs(np.arange(-FAR, FAR + 1) - 1) / 2)] * 2         # most words follow the one before
     for done in range(rounds):
-        counts, moved = np.zeros(len(text.pairs)), [np.zeros(2 * FAR + 1) for _ in range(2)]
+        counts, moved = np.zeros(text.pairs), [np.zeros(2 * FAR + 1) for _ in range(2)]
         for group in text.groups:
             forward, backward = (group.smoothed(lexicon, jumps, turned) for turned in (False, True))
             agreed = forward[0] * backward[0].transpose(0, 2, 1)
             counts += np.bincount(group.cells.ravel(), agreed.ravel(), minlength=len(counts))
             moved = [m + found for m, (_, found) in zip(moved, (forward, backward), strict=True)]
-        lexicon = text.lexicon(counts)
+        lexicon = text.lexicon.odds(counts)
         jumps = [m + 0.1 for m in moved]
         told(done + 1)
     found: list[Posteriors] = [(w.astype(np.float64), w.T.astype(np.float64)) for w in weights]     # those without words stay
@@ -81,15 +80,19 @@ class _Group:
 
 @dataclass(frozen=True, eq=False)
 class _Text:
-    """Every sentence pair in groups of one shape; every pair of words that meets in one; how common each word is."""
+    """Every sentence pair in groups of one shape, and every pair of words that meets in one."""
 
     groups: list[_Group]
-    pairs: np.ndarray
-    common: tuple[np.ndarray, np.ndarray]
+    lexicon: Lexicon
+
+    @property
+    def pairs(self) -> int:
+        """Different pairs of words."""
+        return len(self.lexicon.words.pairs)
 
     @classmethod
     def of(cls, weights: Sequence[np.ndarray], sources: list[list[str]], targets: list[list[str]]) -> _Text:
-        s, t = _numbers(sources), _numbers(targets)
+        (s, source_words), (t, target_words) = _numbers(sources), _numbers(targets)
         common = tuple(np.bincount(np.concatenate([np.zeros(0, np.int64), *one])) for one in (s, t))
         shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for n, w in enumerate(weights):
@@ -101,17 +104,8 @@ class _Text:
         cuts = np.cumsum([one.size for one in met])[:-1]
         groups = [_Group(each, np.stack([weights[n] for n in each]), part.reshape(one.shape))
                   for each, one, part in zip(places, met, np.split(cells, cuts) if met else [], strict=True)]
-        return cls(groups, np.stack(np.divmod(pairs, len(common[1])), 1), common)
-
-    def lexicon(self, counts: np.ndarray) -> list[np.ndarray]:
-        """How much likelier than by chance the one word is, given the other: of each pair of words, in both directions."""
-        found = []
-        for given in (0, 1):
-            known, wanted = self.pairs[:, given], self.pairs[:, 1 - given]
-            total = np.bincount(known, counts + RARE)[known]
-            common = self.common[1 - given] / self.common[1 - given].sum()
-            found.append(np.exp(digamma(counts + RARE) - digamma(total)) / common[wanted])
-        return found
+        table = Table(np.stack(np.divmod(pairs, max(1, len(common[1]))), 1), common)
+        return cls(groups, Lexicon.of(table, source_words, target_words))
 
 
 def smoothed(odds: np.ndarray, jumps: np.ndarray, nowhere: float = NOWHERE) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +138,8 @@ def smoothed(odds: np.ndarray, jumps: np.ndarray, nowhere: float = NOWHERE) -> t
     return here.transpose(1, 0, 2), np.bincount(jump.ravel(), (made * moves).ravel(), minlength=2 * FAR + 1)
 
 
-def _numbers(sentences: list[list[str]]) -> list[np.ndarray]:
-    """The words of each sentence by number."""
+def _numbers(sentences: list[list[str]]) -> tuple[list[np.ndarray], list[str]]:
+    """The words of each sentence by number, and each number's word."""
     known: dict[str, int] = {}
-    return [np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int64) for words in sentences]
+    numbers = [np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int64) for words in sentences]
+    return numbers, list(known)
