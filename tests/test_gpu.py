@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,10 +19,11 @@ from test_attention import composed
 from test_attention import masks as composed_masks
 from test_kernels import NOTHING, Call, assert_no_worse, call, check, check_gradients, formula, masks, options
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from klieg.attention import Mask, slots
 from klieg.errors import KliegError
-from klieg.kernels import attend, choose, gpu
+from klieg.kernels import attend, backends, choose, gpu
 from klieg.tiles import Scores
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -233,16 +233,14 @@ def test_it_says_what_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None
     assert gpu.refusal(ZEROS, ZEROS, ZEROS) == "it runs on a CUDA GPU, and the tensors are on cpu"
 
 
-def on_cuda(dtype: torch.dtype) -> SimpleNamespace:
-    """As much of a tensor on a GPU as choose() looks at."""
-    return SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(1, 2, 5, 8), requires_grad=False)
-
-
 def test_on_a_gpu_it_is_chosen_and_another_only_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_missing", lambda device: None)
-    assert choose(*(on_cuda(torch.bfloat16),) * 3, Mask.causal(), **NOTHING) == "gpu"
-    with pytest.warns(UserWarning, match="gpu kernel cannot do this call: .*float64; plain PyTorch does it, exactly"):
-        assert choose(*(on_cuda(torch.float64),) * 3, Mask.causal(), **NOTHING) == "dense"
+    monkeypatch.setattr(backends, "_backend", lambda *given: None)
+    with FakeTensorMode():
+        narrow, wide = (torch.empty(1, 2, 5, 8, device="cuda", dtype=dtype) for dtype in (torch.bfloat16, torch.float64))
+        assert choose(narrow, narrow, narrow, Mask.causal(), **NOTHING) == "gpu"
+        with pytest.warns(UserWarning, match="gpu kernel cannot do this call: .*float64; plain PyTorch does it, exactly"):
+            assert choose(wide, wide, wide, Mask.causal(), **NOTHING) == "dense"
     short = call("causal").at(torch.float32)
     assert choose(short.q, short.k, short.v, short.mask, **NOTHING) == "fused"
 
@@ -295,8 +293,7 @@ def peers(exact: Call) -> list[Tensor]:
 def test_no_worse_than_the_best_backend_of_torch(width: int, dtype: torch.dtype) -> None:
     exact = there(call("causal", batch=1, heads=4, groups=2, queries=1000, keys=1000, width=width), dtype)
     truth, truth_lse = replace(exact.at(torch.float64), mask=exact.mask).formula()
-    found = attend(exact.q, exact.k, exact.v, exact.mask)
-    assert found.kernel == "gpu"
+    found = attend(exact.q, exact.k, exact.v, exact.mask, kernel="gpu")
     best = min(((peer.double() - truth).square().mean().sqrt().item() for peer in peers(exact)), default=torch.inf)
     assert (found.output.double() - truth).square().mean().sqrt().item() <= 2 * best < torch.inf
     assert (found.lse.double() - truth_lse).abs().max().item() < 1e-5
@@ -328,7 +325,7 @@ def test_every_run_gives_the_same_bits_and_fills_what_it_gives() -> None:
 
     def run() -> list[Tensor]:
         leaves = [x.detach().clone().requires_grad_() for x in (exact.q, exact.k, exact.v)]
-        found = attend(*leaves, exact.mask)
+        found = attend(*leaves, exact.mask, kernel="gpu")
         gradients = torch.autograd.grad(found.output, leaves, torch.ones_like(found.output))
         lines = gpu.attended(exact.q, exact.k, exact.v, exact.mask, scale=0.1, softcap=None, sinks=None, bias=None)[1]
         return [found.output, found.lse, *gradients, *lines.values()]

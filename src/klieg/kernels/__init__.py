@@ -5,8 +5,8 @@
 
 Every kernel gives the output and the log-sum-exp of every row. Types narrower than float32
 are widened before and the output is narrowed after, so a log-sum-exp always has the digits
-to rebuild the map from. The kernel on the GPU reads them as they are: its products of narrow
-numbers are exact, and summed in float32.
+to rebuild the map from. The kernels on a GPU read them as they are: their products of narrow
+numbers are exact, and summed in float32. There `fused` is the quickest of PyTorch's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from klieg.attention import Mask
 from klieg.errors import KliegError, nearest
-from klieg.kernels import dense, few, fused, gpu, native, packed, sparse, streamed, surveys
+from klieg.kernels import backends, dense, few, fused, gpu, native, packed, sparse, streamed, surveys
 from klieg.kernels.surveys import Pooled, pooled, survey
 from klieg.survey import Survey, SurveySpec
 
@@ -65,26 +65,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
             return attend(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias,
                           survey=survey, kernel=kernel)
     _check(q, k, v, mask, softcap, sinks, bias)
-    dtype = v.dtype
-    as_it_is = kernel == "gpu" or (kernel is None and q.device.type == "cuda")
-    as_it_is = as_it_is and gpu.refusal(q, k, v, mask, sinks, bias) is None
+    if bias is not None and bias.ndim < 4:
+        bias = bias[(None,) * (4 - bias.ndim)]
+    dtype, named, there = v.dtype, kernel, q.device.type == "cuda"
+    if kernel is None and there:
+        kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
+    as_it_is = (kernel == "fused" and there) or (kernel == "gpu" and gpu.refusal(q, k, v, mask, sinks, bias) is None)
     if not as_it_is and not q.dtype == k.dtype == dtype == torch.float32:
         wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.promote_types(dtype, torch.float32))
         q, k, v = q.to(wide), k.to(wide), v.to(wide)
-    if bias is not None and bias.ndim < 4:
-        bias = bias[(None,) * (4 - bias.ndim)]
     scale = q.shape[3] ** -0.5 if scale is None else scale
     if scale <= 0:
         # The fused kernel multiplies minus infinity by it. A changed sign is exact in every type.
         q, scale = (-q, -scale) if scale else (q * 0, 1.0)
-    named = kernel
     if kernel is None:
         kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
-    elif why := _refusal(kernel, q, k, v, mask, softcap, sinks, bias):
+    elif named and (why := _refusal(kernel, q, k, v, mask, softcap, sinks, bias)):
         raise KliegError(f"the {kernel} kernel cannot do this call: {why}; leave the kernel open or name another.")
     found = lines = None
     if kernel == "fused":
-        output, lse = fused.attention(q, k, v, mask, scale=scale, bias=bias)
+        output, lse = (backends if there else fused).attention(q, k, v, mask, scale=scale, bias=bias)
     elif kernel in ("few", "packed"):
         output, lse = {"few": few, "packed": packed}[kernel].attention(q, k, v, mask, scale=scale)
     elif kernel == "native" and survey is not None:
@@ -109,10 +109,12 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None
            bias: Tensor | None, surveyed: bool = False) -> str:
     """The quickest kernel that is exact for this call; a survey is a pass of its own after any but the native one.
 
-    On a GPU it is the one made for it. What that one refuses, plain PyTorch does there, as exactly and more slowly, and
-    a warning says why.
+    On a GPU it is one of PyTorch's fused ones, or for what they do not take the one that is made for it. What that one
+    refuses too, plain PyTorch does there, as exactly and more slowly, and a warning says why.
     """
     if q.device.type == "cuda":
+        if backends.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
+            return "fused"
         why = gpu.refusal(q, k, v, mask, sinks, bias)
         if why is None:
             return "gpu"
@@ -144,6 +146,8 @@ def _refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: 
         return native.refusal(q, k, v, sinks, bias)
     if kernel == "gpu":
         return gpu.refusal(q, k, v, mask, sinks, bias)
+    if kernel == "fused" and q.device.type == "cuda":
+        return backends.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
     module = {"few": few, "fused": fused, "packed": packed, "sparse": sparse}.get(kernel)
     return module and module.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
 

@@ -51,8 +51,8 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | Non
         return "it gives the bias no gradient"
     batch, heads, queries, _ = q.shape
     keys = k.shape[2]
-    if (batch * heads * queries * keys > LARGEST_MASK and _copies(mask) * queries * keys > LARGEST_MASK
-            and not _plain(_needed(mask, queries, keys), queries, keys)):
+    if (batch * heads * queries * keys > LARGEST_MASK and copies(mask) * queries * keys > LARGEST_MASK
+            and not plain(needed(mask, queries, keys), queries, keys)):
         return "this mask would be written out as an N x N tensor"
     return None
 
@@ -83,17 +83,17 @@ def contiguous(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
 
 
-def _needed(mask: Mask, queries: int, keys: int) -> Mask:
+def needed(mask: Mask, queries: int, keys: int) -> Mask:
     """Without the rules that hide nothing here: one query at the end of a cache needs no causality."""
     return narrow(mask, range(keys - queries, keys), range(keys))
 
 
-def _plain(needed: Mask, queries: int, keys: int) -> bool:
-    """Whether the operator's own causality, or none, says the same as the mask."""
-    return len(needed.rules) == 0 or (queries == keys and all(rule.kind == "causal" for rule in needed.rules))
+def plain(rules: Mask, queries: int, keys: int) -> bool:
+    """Whether the operator's own causality, or none, says the same as needed rules."""
+    return len(rules.rules) == 0 or (queries == keys and all(rule.kind == "causal" for rule in rules.rules))
 
 
-def _copies(mask: Mask) -> int:
+def copies(mask: Mask) -> int:
     """In how many copies a mask over queries and keys is written out: at most batch times heads."""
     copies = [len(rule.table) * (rule.table.shape[1] if rule.kind == "explicit" else 1)
               for rule in mask.rules if rule.table is not None]
@@ -112,10 +112,10 @@ def _prepare(mask: Mask, queries: int, keys: int, dtype: torch.dtype) -> _Prepar
 
 
 def _build(mask: Mask, queries: int, keys: int, dtype: torch.dtype) -> _Prepared:
-    needed = _needed(mask, queries, keys)
-    if _plain(needed, queries, keys):
-        return _Prepared(len(needed.rules) > 0, None, None)
-    seen = needed.visible(slots(queries, keys), torch.arange(keys))
+    rules = needed(mask, queries, keys)
+    if plain(rules, queries, keys):
+        return _Prepared(len(rules.rules) > 0, None, None)
+    seen = rules.visible(slots(queries, keys), torch.arange(keys))
     additive = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)
     blind = ~seen.any(-1)
     return _Prepared(False, additive, blind if torch.compiler.is_compiling() or blind.any() else None)

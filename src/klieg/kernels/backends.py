@@ -1,0 +1,180 @@
+"""PyTorch's fused kernels on a GPU, through the operators that also return the log-sum-exp: cuDNN's, FlashAttention's
+and the memory-efficient one.
+
+`scaled_dot_product_attention` hides the log-sum-exp; the operators underneath have it. Whether one takes a call is
+what PyTorch itself says of it, so switching a backend off there switches it off here. At the first use of each on a
+device and in a type, output and log-sum-exp of a small call are compared with the formula: what is wrong, in another
+base or of another scale is said once and never used. After that no call waits for the device.
+
+Traps closed here: causal means first on first, a mask must lie in aligned lines and have no row that sees nothing, the
+memory-efficient kernel knows no grouped heads and pads its log-sum-exp.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_efficient_attention, can_use_flash_attention
+
+from klieg.attention import Mask, hide, log_sum_exp, output, scores, slots, weights
+from klieg.errors import first_line
+from klieg.kernels.fused import LARGEST_MASK, copies, needed, plain
+
+# The quickest first. Only the last takes a mask.
+_ABLE = {"cudnn": can_use_cudnn_attention, "flash": can_use_flash_attention, "efficient": can_use_efficient_attention}
+_OPERATORS = {"cudnn": torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+              "flash": torch.ops.aten._scaled_dot_product_flash_attention.default,
+              "efficient": torch.ops.aten._scaled_dot_product_efficient_attention.default}
+
+# Lines of a mask begin at multiples of so many numbers.
+_LINE = 16
+
+# What they may err in the small call, which is far from what another base or scale would give.
+_NEAR = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """A Mask as a table for the memory-efficient kernel."""
+
+    additive: Tensor              # (b or 1, h or 1, i, j), 0 or -inf; a row that sees nothing is all 0
+    blind: Tensor | None          # (b or 1, h or 1, i), those rows; None if there are none
+
+
+# Every layer of a model asks for the same mask. Only the last shape of each is kept, and no longer than the mask itself.
+_tables: WeakKeyDictionary[Mask, tuple[tuple, _Table]] = WeakKeyDictionary()
+
+
+def refusal(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None, sinks: Tensor | None,
+            bias: Tensor | None) -> str | None:
+    """Why none of them can answer this call exactly and in little memory; None if one can."""
+    if softcap is not None or sinks is not None:
+        return "it knows neither softcap nor sinks"
+    if bias is not None and bias.requires_grad:
+        return "it gives the bias no gradient"
+    queries, keys = q.shape[2], k.shape[2]
+    if (bias is not None or not plain(needed(mask, queries, keys), queries, keys)) and (
+            copies(mask) * queries * keys > LARGEST_MASK):
+        return "this mask would be written out as an N x N tensor"
+    return None if _backend(q, k, v, mask, bias) else "PyTorch has no fused kernel for such tensors on this device"
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Output (b, h, i, e) in the type of the inputs and log-sum-exp (b, h, i), float32; the output carries gradients."""
+    queries, keys = q.shape[2], k.shape[2]
+    rules, name = needed(mask, queries, keys), _backend(q, k, v, mask, bias)
+    additive = blind = None
+    if not (whole := plain(rules, queries, keys)):
+        table = _table(mask, queries, keys, q)
+        additive, blind = table.additive, table.blind
+    if bias is not None:
+        # A bias may blind a row too; what is added last is without effect on the others.
+        bias = bias.to(q.dtype).expand(-1, -1, queries, keys)
+        additive = bias if additive is None else additive + bias
+        if whole and rules.rules:
+            additive = additive.masked_fill(~rules.visible(slots(queries, keys, q.device), _every(keys, q.device)), -torch.inf)
+        unseen = (additive == -torch.inf).all(-1)
+        blind = unseen if blind is None else blind | unseen
+        additive = _aligned(additive.masked_fill(unseen[..., None], 0))
+    found, lse = _run(name, q, k, v, additive, len(rules.rules) > 0 and additive is None, scale)
+    if blind is not None:
+        found, lse = found.masked_fill(blind[..., None], 0), lse.masked_fill(blind, -torch.inf)
+    return found, lse
+
+
+def _backend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None) -> str | None:
+    """The first that takes such a call and is right on this device."""
+    queries, keys = q.shape[2], k.shape[2]
+    rules = needed(mask, queries, keys)
+    masked = bias is not None or not plain(rules, queries, keys)
+    for name in ("efficient",) if masked else _ABLE:
+        if _takes(name, q, k, v, len(rules.rules) > 0 and not masked) and _right(name, q.device, q.dtype):
+            return name
+    return None
+
+
+def _takes(name: str, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
+    """What PyTorch says of a call without a mask."""
+    shared = k.shape[1] != q.shape[1]
+    if name == "efficient" and shared:
+        k, v = (x[:, :1].expand(-1, q.shape[1], -1, -1) for x in (k, v))
+        shared = False
+    if name == "flash" and q.shape[3] % 8:
+        return False                                             # which PyTorch would widen first
+    return _ABLE[name](SDPAParams(q, k, v, None, 0.0, causal, shared))
+
+
+def _run(name: str, q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, causal: bool, scale: float,
+         ) -> tuple[Tensor, Tensor]:
+    batch, heads, queries, _ = q.shape
+    if name == "flash":
+        found = _OPERATORS[name](q, k, v, 0.0, causal, False, scale=scale)
+    else:
+        if name == "efficient" and k.shape[1] < heads:
+            k, v = (x.repeat_interleave(heads // k.shape[1], dim=1) for x in (k, v))
+        if additive is not None:
+            additive = additive.expand(batch, heads, -1, -1)
+        found = _OPERATORS[name](q, k, v, additive, True, 0.0, causal, scale=scale)
+    return found[0], found[1].reshape(batch, heads, -1)[:, :, :queries]
+
+
+@torch.compiler.assume_constant_result
+@cache
+def _right(name: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a kernel gives output and log-sum-exp of a small call as the formula does."""
+    random, scale = torch.Generator().manual_seed(0), 0.3
+    q, k, v = (torch.randn(1, 2, 40, 64, generator=random).to(dtype) for _ in range(3))
+    s = hide(scores(q.double(), k.double(), scale=scale), Mask.causal())
+    lse = log_sum_exp(s)
+    truth = output(weights(s, lse), v.double()), lse
+    try:
+        with torch.no_grad():
+            hidden = None
+            if name == "efficient":
+                hidden = _aligned(hide(torch.zeros(1, 1, 40, 40, dtype=dtype, device=device), Mask.causal()))
+            found = _run(name, *(x.to(device) for x in (q, k, v)), hidden, hidden is None, scale)
+        off = [(a.cpu().double() - b).abs().max().item() for a, b in zip(found, truth, strict=True)]
+        right = all(x <= _NEAR[dtype] for x in off)
+        why = None if right else f"output and log-sum-exp are off by {off[0]:.1e} and {off[1]:.1e} from the formula"
+    except RuntimeError as e:
+        why = first_line(e)[:160]
+    if why:
+        warnings.warn(f"PyTorch's {name} kernel is not used on {device} in {str(dtype).removeprefix('torch.')}: {why}.",
+                      stacklevel=2)
+    return why is None
+
+
+def _table(mask: Mask, queries: int, keys: int, q: Tensor) -> _Table:
+    # What is made while a graph is recorded exists only when that runs.
+    if torch.compiler.is_compiling() or (q.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return _build(mask, queries, keys, q)
+    shape = queries, keys, q.dtype, q.device
+    known = _tables.get(mask)
+    if known is None or known[0] != shape:
+        with torch.inference_mode(False):                        # it may serve training later
+            known = _tables[mask] = shape, _build(mask, queries, keys, q)
+    return known[1]
+
+
+def _build(mask: Mask, queries: int, keys: int, q: Tensor) -> _Table:
+    rules = needed(mask, queries, keys)
+    seen, blind = rules.visible(slots(queries, keys, q.device), _every(keys, q.device)), None
+    if queries > keys or any(rule.table is not None for rule in rules.rules):
+        blind = ~seen.any(-1)
+        seen = seen | blind[..., None]
+    return _Table(_aligned(torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill(~seen, -torch.inf)), blind)
+
+
+def _every(keys: int, device: torch.device) -> Tensor:
+    return torch.arange(keys, device=device)
+
+
+def _aligned(additive: Tensor) -> Tensor:
+    """The same numbers in lines that begin where the kernel can read them."""
+    keys = additive.shape[3]
+    return torch.nn.functional.pad(additive, (0, -keys % _LINE))[..., :keys]
