@@ -16,6 +16,7 @@ from test_gpu import there
 from test_kernels import NOTHING, assert_no_worse, call, check_gradients, formula, masks
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from klieg.attention import Mask
@@ -53,9 +54,9 @@ def stand_in(name: str, asked: list[str], base: float = 1.0) -> Callable:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which stand-ins were asked, and that they are, in place of kernels that this machine lacks."""
     found: list[str] = []
-    backends._right.cache_clear()
+    backends._compared.cache_clear()
     monkeypatch.setattr(backends, "_OPERATORS", {name: stand_in(name, found) for name in backends._OPERATORS})
-    monkeypatch.setattr(backends, "_ABLE", dict.fromkeys(backends._ABLE, lambda params: True))
+    monkeypatch.setattr(backends, "_takes", lambda name, *given: True)
     monkeypatch.setattr(fused, "refusal", backends.refusal)
     monkeypatch.setattr(fused, "attention", backends.attention)
     return found
@@ -128,12 +129,35 @@ def test_they_refuse_in_words(asked: list[str], monkeypatch: pytest.MonkeyPatch,
         attend(x, x, x, mask, kernel="fused", **given)
 
 
-def test_pytorch_is_asked_what_it_takes(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(1, 2, 6, 20)
-    for off, left in (("cudnn", "efficient"), ("efficient", None)):             # a width of 20 is none of flash's
-        monkeypatch.setitem(backends._ABLE, off, lambda params: False)
-        assert backends._backend(x, x, x, CAUSAL, None) == left
+def test_each_gets_what_it_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(backends, "_right", lambda *given: True)
+
+    def chosen(dtype: torch.dtype, width: int, queries: int = 6, mask: Mask = CAUSAL, **given: bool) -> str | None:
+        q, k = torch.zeros(1, 2, queries, width, dtype=dtype, **given), torch.zeros(1, 2, 6, width, dtype=dtype)
+        return backends._backend(q, k, k, mask, None)
+
+    half = torch.bfloat16
+    assert chosen(half, 64) == "cudnn" and chosen(half, 192) == "flash" and chosen(half, 256) == "efficient"
+    assert chosen(half, 64, 1) == "flash" and chosen(half, 64, 5) == chosen(half, 64, 6, Mask.window(2)) == "efficient"
+    assert chosen(torch.float32, 20) == "efficient" and chosen(half, 20) is None and chosen(torch.float64, 64) is None
+    assert chosen(half, 64, requires_grad=True) == "flash" and chosen(torch.float32, 64, requires_grad=True) is None
+    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+        assert chosen(half, 64) == "efficient"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert chosen(half, 64) == "flash"
+    x = torch.zeros(1, 2, 6, 20, dtype=half)
     assert "no fused kernel for such tensors" in backends.refusal(x, x, x, CAUSAL, **NOTHING)
+
+
+def test_a_compiled_model_is_one_graph(asked: list[str]) -> None:
+    @torch.compile(backend="eager", fullgraph=True)
+    def run(x: Tensor) -> Tensor:
+        assert backends.refusal(x, x, x, CAUSAL, **NOTHING) is None
+        return backends.attention(x, x, x, CAUSAL, scale=0.1, bias=None)[0]
+
+    x = torch.randn(1, 2, 6, 16)
+    torch.testing.assert_close(run(x), attend(x, x, x, CAUSAL, kernel="fused", scale=0.1).output)
 
 
 class Asked(TorchDispatchMode):
@@ -151,7 +175,7 @@ class Asked(TorchDispatchMode):
 @pytest.mark.parametrize(("able", "mask"), [("cudnn", CAUSAL), ("flash", CAUSAL), ("efficient", CAUSAL),
                                             ("efficient", Mask.window(3))])
 def test_on_a_gpu_plain_attention_is_one_operator_of_pytorch(monkeypatch: pytest.MonkeyPatch, able: str, mask: Mask) -> None:
-    monkeypatch.setattr(backends, "_ABLE", {name: lambda params, name=name: name == able for name in backends._ABLE})
+    monkeypatch.setattr(backends, "_takes", lambda name, *given: name == able)
     monkeypatch.setattr(backends, "_right", lambda *given: True)
     q, k, v = (torch.empty(2, heads, 40, 64, device="meta", dtype=torch.bfloat16) for heads in (4, 2, 2))
     with Asked() as ran:

@@ -1,8 +1,8 @@
 """PyTorch's fused kernels on a GPU, through the operators that also return the log-sum-exp: cuDNN's, FlashAttention's
 and the memory-efficient one.
 
-`scaled_dot_product_attention` hides the log-sum-exp; the operators underneath have it. Whether one takes a call is
-what PyTorch itself says of it, so switching a backend off there switches it off here. At the first use of each on a
+`scaled_dot_product_attention` hides the log-sum-exp; the operators underneath have it. A backend that is switched off
+in PyTorch (`torch.backends.cuda`, `sdpa_kernel`) is off here too. At the first use of each on a
 device and in a type, output and log-sum-exp of a small call are compared with the formula: what is wrong, in another
 base or of another scale is said once and never used. After that no call waits for the device.
 
@@ -19,14 +19,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_efficient_attention, can_use_flash_attention
+from torch.backends.cuda import cudnn_sdp_enabled, flash_sdp_enabled, mem_efficient_sdp_enabled
 
 from klieg.attention import Mask, hide, log_sum_exp, output, scores, slots, weights
 from klieg.errors import first_line
-from klieg.kernels.fused import LARGEST_MASK, copies, needed, plain
+from klieg.kernels.fused import LARGEST_MASK, contiguous, copies, needed, plain
 
 # The quickest first. Only the last takes a mask.
-_ABLE = {"cudnn": can_use_cudnn_attention, "flash": can_use_flash_attention, "efficient": can_use_efficient_attention}
+_ENABLED = {"cudnn": cudnn_sdp_enabled, "flash": flash_sdp_enabled, "efficient": mem_efficient_sdp_enabled}
+_CAPABILITY = {"cudnn": (9, 0), "flash": (8, 0), "efficient": (5, 0)}
+_WIDEST = {"cudnn": 128, "flash": 192, "efficient": 1024}
 _OPERATORS = {"cudnn": torch.ops.aten._scaled_dot_product_cudnn_attention.default,
               "flash": torch.ops.aten._scaled_dot_product_flash_attention.default,
               "efficient": torch.ops.aten._scaled_dot_product_efficient_attention.default}
@@ -66,6 +68,7 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | Non
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Output (b, h, i, e) in the type of the inputs and log-sum-exp (b, h, i), float32; the output carries gradients."""
+    q, k, v = (contiguous(x) for x in (q, k, v))
     queries, keys = q.shape[2], k.shape[2]
     rules, name = needed(mask, queries, keys), _backend(q, k, v, mask, bias)
     additive = blind = None
@@ -91,22 +94,26 @@ def _backend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None) -
     """The first that takes such a call and is right on this device."""
     queries, keys = q.shape[2], k.shape[2]
     rules = needed(mask, queries, keys)
-    masked = bias is not None or not plain(rules, queries, keys)
-    for name in ("efficient",) if masked else _ABLE:
-        if _takes(name, q, k, v, len(rules.rules) > 0 and not masked) and _right(name, q.device, q.dtype):
+    for name in _OPERATORS if bias is None and plain(rules, queries, keys) else ("efficient",):
+        if _takes(name, q, k, v) and _right(name, q.device, q.dtype):
             return name
     return None
 
 
-def _takes(name: str, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
-    """What PyTorch says of a call without a mask."""
-    shared = k.shape[1] != q.shape[1]
-    if name == "efficient" and shared:
-        k, v = (x[:, :1].expand(-1, q.shape[1], -1, -1) for x in (k, v))
-        shared = False
-    if name == "flash" and q.shape[3] % 8:
-        return False                                             # which PyTorch would widen first
-    return _ABLE[name](SDPAParams(q, k, v, None, 0.0, causal, shared))
+def _takes(name: str, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether a kernel is made for such tensors, is switched on, and trains in the same order each time if that is asked."""
+    widths, half = (q.shape[3], v.shape[3]), q.dtype in (torch.bfloat16, torch.float16)
+    trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    return (_enabled(name, q.device) and q.dtype == k.dtype == v.dtype and q.device == k.device == v.device
+            and (half or (name == "efficient" and q.dtype == torch.float32))
+            and max(widths) <= _WIDEST[name] and all(width % (8 if half else 4) == 0 for width in widths)
+            and (widths[0] == widths[1] or name == "efficient") and (q.shape[2] > 1 or name != "cudnn")
+            and not (trained and name != "flash" and torch.are_deterministic_algorithms_enabled()))
+
+
+@torch.compiler.assume_constant_result
+def _enabled(name: str, device: torch.device) -> bool:
+    return _ENABLED[name]() and torch.cuda.get_device_capability(device) >= _CAPABILITY[name]
 
 
 def _run(name: str, q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, causal: bool, scale: float,
@@ -124,9 +131,13 @@ def _run(name: str, q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, ca
 
 
 @torch.compiler.assume_constant_result
-@cache
 def _right(name: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a kernel gives output and log-sum-exp of a small call as the formula does."""
+    """Whether a kernel gives output and log-sum-exp of a small call as the formula does; found out once."""
+    return _compared(name, device, dtype)
+
+
+@cache
+def _compared(name: str, device: torch.device, dtype: torch.dtype) -> bool:
     random, scale = torch.Generator().manual_seed(0), 0.3
     q, k, v = (torch.randn(1, 2, 40, 64, generator=random).to(dtype) for _ in range(3))
     s = hide(scores(q.double(), k.double(), scale=scale), Mask.causal())
