@@ -54,7 +54,7 @@ def stand_in(name: str, asked: list[str], base: float = 1.0) -> Callable:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which stand-ins were asked, and that they are, in place of kernels that this machine lacks."""
     found: list[str] = []
-    backends._compared.cache_clear()
+    monkeypatch.setattr(backends, "_found", {})
     monkeypatch.setattr(backends, "_OPERATORS", {name: stand_in(name, found) for name in backends._OPERATORS})
     monkeypatch.setattr(backends, "_takes", lambda name, *given: True)
     monkeypatch.setattr(fused, "refusal", backends.refusal)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -50,6 +49,9 @@ class _Table:
 
 # Every layer of a model asks for the same mask. Only the last shape of each is kept, and no longer than the mask itself.
 _tables: WeakKeyDictionary[Mask, tuple[tuple, _Table]] = WeakKeyDictionary()
+
+# Which kernels were right, by device and type.
+_found: dict[tuple[str, torch.device, torch.dtype], bool] = {}
 
 
 def refusal(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None, sinks: Tensor | None,
@@ -111,9 +113,10 @@ def _takes(name: str, q: Tensor, k: Tensor, v: Tensor) -> bool:
             and not (trained and name != "flash" and torch.are_deterministic_algorithms_enabled()))
 
 
-@torch.compiler.assume_constant_result
 def _enabled(name: str, device: torch.device) -> bool:
-    return _ENABLED[name]() and torch.cuda.get_device_capability(device) >= _CAPABILITY[name]
+    """While a model is compiled nothing can be asked but the device: it takes what is not known to be wrong."""
+    on = torch.compiler.is_compiling() or _ENABLED[name]()
+    return on and torch.cuda.get_device_capability(device) >= _CAPABILITY[name]
 
 
 def _run(name: str, q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, causal: bool, scale: float,
@@ -130,13 +133,14 @@ def _run(name: str, q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, ca
     return found[0], found[1].reshape(batch, heads, -1)[:, :, :queries]
 
 
-@torch.compiler.assume_constant_result
 def _right(name: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a kernel gives output and log-sum-exp of a small call as the formula does; found out once."""
-    return _compared(name, device, dtype)
+    """Whether a kernel gives output and log-sum-exp of a small call as the formula does; found out at its first use."""
+    known = name, device, dtype
+    if known not in _found and not torch.compiler.is_compiling():
+        _found[known] = _compared(*known)
+    return _found.get(known, True)
 
 
-@cache
 def _compared(name: str, device: torch.device, dtype: torch.dtype) -> bool:
     random, scale = torch.Generator().manual_seed(0), 0.3
     q, k, v = (torch.randn(1, 2, 40, 64, generator=random).to(dtype) for _ in range(3))
