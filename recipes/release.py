@@ -1,7 +1,7 @@
 """From a finished run to a bundled model: weights in bfloat16, and the card with its figures.
 
     python recipes/release.py runs/chat src/klieg/weights/chat --data FOLDER
-    python recipes/release.py runs/translate src/klieg/weights/translate --recipe recipes/translate.toml --data FOLDER
+    python recipes/release.py runs/translate-more src/klieg/weights/translate --recipe recipes/translate-more.toml --data FOLDER
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def run(recipe: Recipe, folder: Path) -> str:
     loss = (f"Loss on the held-out part of the mixture: {float(last['validation_loss']):.3f} nats a token "
             f"(step {first['step']}: {float(first['validation_loss']):.3f}).")
     said = f"Recipe `recipes/{recipe.name}.toml`, {int(last['step']):,} steps, AdamW, on a CPU."
+    if recipe.start is not None:
+        said = f"{said} They went on from `{recipe.start}` as it was before."
     if last.get("bleu"):
         return f"{said} {loss} BLEU of greedy translations of it: {float(last['bleu']):.1f}."
     tokens = recipe.train.tokens_per_step
@@ -100,7 +102,7 @@ def main() -> None:
         translates = isinstance(model, Marian)
         figures = scores(f"{folder}/model", given.data) if translates else bundled.report(f"{folder}/model", given.data)
     shown = (translations if translates else samples)(model, tokenizer)
-    card = (HERE / f"{recipe.name}.card.md").read_text("utf-8").format(
+    card = (HERE / f"{given.target.name}.card.md").read_text("utf-8").format(
         shape=shape(model), run=run(recipe, given.run), samples=shown, figures=figures)
     extra = {"README.md": card, "loss.png": (given.run / "loss.png").read_bytes()}
     models.save(given.target, trained, tokenizer, extra, dtype=torch.bfloat16)
