@@ -227,6 +227,11 @@ def save_weights(folder: Path, step: int, tensors: dict[str, Tensor], kept: int)
             looks[other].unlink(missing_ok=True)
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether save_weights() has kept any."""
+    return bool(_numbered(folder, "weights"))
+
+
 def mean_weights(folder: Path, step: int) -> dict[str, Tensor]:
     """The mean of the weights that save_weights() kept up to a step (Vaswani et al. 2017, section 6.1)."""
     total: dict[str, Tensor] = {}

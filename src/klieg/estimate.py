@@ -19,7 +19,7 @@ from torch import Tensor
 
 from klieg import models
 from klieg.errors import KliegError
-from klieg.loss import CHUNK
+from klieg.loss import chunk
 from klieg.pairs import PairBatch
 from klieg.parallel import ALONE, Group
 from klieg.recipe import PairTraining, Recipe
@@ -105,7 +105,7 @@ def estimated(recipe: Recipe, group: Group = ALONE) -> Estimate:
 
 def _fixed(outline: models.Model, recipe: Recipe, group: Group) -> float:
     """Bytes of weights, gradients and moments, and of what else every step has; sharded, also of what is in full at a time."""
-    always = LIBRARIES + 2 * 4 * CHUNK * recipe.pieces
+    always = LIBRARIES + 2 * 4 * chunk(recipe.pieces, group.device) * recipe.pieces
     if not group.sharded:
         return WEIGHT * outline.parameter_count + always
     blocks = [sum(p.numel() for p in block.parameters()) for stack in outline.modules()

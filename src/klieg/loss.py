@@ -17,7 +17,13 @@ from torch import Tensor
 
 from klieg.library import native
 
-CHUNK = 512  # tokens whose logits are held at once
+CHUNK = 512       # tokens whose logits are held at once
+WIDE = 2**26      # numbers of such a chunk on a card, which wants large products: 256 MB
+
+
+def chunk(vocabulary: int, device: torch.device) -> int:
+    """Tokens whose logits are held at once."""
+    return CHUNK if device.type == "cpu" else max(CHUNK, WIDE // vocabulary)
 
 
 @cache
@@ -46,9 +52,38 @@ def _turned(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return total
 
 
+def _unpicked(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sum of the losses, their number, and the sum's gradients for hidden and weight.
+
+    The rows that do not count are computed too: a processor that asked which ones count would wait for the card.
+    """
+    counts, share = targets >= 0, smoothing / len(weight)
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    grad_hidden = torch.empty_like(hidden)
+    grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+    most = chunk(len(weight), hidden.device)
+    for start in range(0, len(targets), most):
+        rows = slice(start, start + most)
+        wanted, counted = targets[rows, None].clamp(min=0), counts[rows]
+        logits = (hidden[rows] @ weight.T).float()
+        lse = logits.logsumexp(1)
+        losses = lse - (1 - smoothing) * logits.gather(1, wanted).squeeze(1) - share * logits.sum(1)
+        total += torch.where(counted, losses, 0).sum()
+        grad = logits.sub_(lse[:, None]).exp_().sub_(share)
+        grad.scatter_add_(1, wanted, torch.full_like(lse[:, None], smoothing - 1))
+        grad = torch.where(counted[:, None], grad, 0).to(weight.dtype)
+        grad_hidden[rows] = grad @ weight
+        grad_weight += grad.T @ hidden[rows]
+    return total, counts.sum(), grad_hidden, grad_weight
+
+
 class _TokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        if hidden.device.type != "cpu":
+            total, count, *grads = _unpicked(hidden, weight, targets, smoothing)
+            ctx.save_for_backward(*(grad.div_(count).to(weight.dtype) for grad in grads))
+            return total / count
         kept = (targets >= 0).nonzero().squeeze(1)
         total = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.zeros_like(hidden)
@@ -131,4 +166,17 @@ def twin_loss(hidden: Tensor, twin: Tensor, weight: Tensor, targets: Tensor, smo
     Half of the paper's equation 4, so that it compares with token_loss(): the mean of that over both
     passes, plus alpha / 4 times the mean over targets of KL(p|q) + KL(q|p). Shapes as in token_loss().
     """
+    if hidden.device.type != "cpu":
+        return _unpicked_twins(hidden, twin, weight, targets, smoothing, alpha)
     return _TwinLoss.apply(hidden, twin, weight, targets, smoothing, alpha)
+
+
+def _unpicked_twins(hidden: Tensor, twin: Tensor, weight: Tensor, targets: Tensor, smoothing: float, alpha: float) -> Tensor:
+    """The same for a card, which has room for all logits and is not asked which rows count; the gradient is autograd's."""
+    counts, wanted = targets >= 0, targets[:, None].clamp(min=0)
+    logs = [torch.log_softmax((h @ weight.T).float(), dim=-1) for h in (hidden, twin)]
+    apart = ((logs[0].exp() - logs[1].exp()) * (logs[0] - logs[1])).sum(1)
+    rows = alpha / 2 * apart
+    for log_p in logs:
+        rows = rows - (1 - smoothing) * log_p.gather(1, wanted).squeeze(1) - smoothing / len(weight) * log_p.sum(1)
+    return torch.where(counts, rows, 0).sum() / (2 * counts.sum().clamp(min=1))

@@ -44,6 +44,8 @@ class MaskedBatch(Batch):
         chosen = self.targets >= 0
         with torch.autocast(self.ids.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             hidden = (run or model.hidden)(self.ids, mask=Mask.documents(self.documents), positions=self.positions)
+            if self.ids.device.type != "cpu":            # picking rows would wait for the card
+                return F.cross_entropy(model.head(hidden).flatten(0, 1).float(), self.targets.flatten())
             logits = model.head(hidden[chosen])
         return F.cross_entropy(logits.float(), self.targets[chosen])
 

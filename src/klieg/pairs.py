@@ -179,6 +179,8 @@ def mark_of(language: str) -> str:
 
 # ---- batches ----
 
+GRID = 8  # lengths on a card are multiples of it: few shapes, each launched as one
+
 @dataclass(frozen=True, eq=False)
 class PairBatch:
     """source (b, i), inputs (b, t), int64; real (b, i), bool, or None; targets (b, t), -100 where nothing is predicted."""
@@ -221,12 +223,18 @@ class PairBatch:
 
 
 class PairCorpus:
-    """Encoded pairs and the batches made of them."""
+    """Encoded pairs and the batches made of them.
 
-    def __init__(self, coded: Coded, tokenizer: Tokenizer, train: PairTraining) -> None:
+    With a `grid` the lengths of batches are multiples of it and their rows what then fits, the last of them empty where
+    pairs are few: so there are few shapes of batches, and no row whose source is all padding.
+    """
+
+    def __init__(self, coded: Coded, tokenizer: Tokenizer, train: PairTraining, grid: int = 1) -> None:
+        self.grid = grid
         self.coded, self.tokenizer, self._train = coded, tokenizer, train
         self._pad, self._marks = tokenizer.pad, tokenizer.marks
         self._lengths = np.stack([coded.sides[0].lengths + 2, coded.sides[1].lengths + 1], axis=1)
+        self._rounded = -(-self._lengths // grid) * grid
         self._repeats = np.array([repeat for _, repeat in coded.entries])
         self._epochs: list[int] = []                                # batches of each epoch so far
         self._current: tuple[int, list[np.ndarray]] = (-1, [])
@@ -252,9 +260,9 @@ class PairCorpus:
             repeats = self._repeats[self.coded.which]
             whole = np.floor(repeats + rng.random(len(repeats))).astype(np.int64)
             order = rng.permutation(np.repeat(np.arange(len(whole)), whole))
-            source, target = self._lengths[order].T
+            source, target = self._rounded[order].T
             order = order[np.lexsort((source, target))]
-            found = cut(self._lengths[order], self._train.batch_tokens)
+            found = cut(self._rounded[order], self._train.batch_tokens)
             batches = [order[start:stop] for start, stop in found]
             self._current = (epoch, [batches[n] for n in rng.permutation(len(batches))])
         return self._current[1]
@@ -276,12 +284,12 @@ class PairCorpus:
     def batch(self, epoch: int, index: int, part: int) -> PairBatch:
         """One batch of an epoch; `part` is its number in the whole run, which seeds the dropout of merges."""
         numbers = self._epoch(epoch)[index]
-        sides = [[side[n] for n in numbers] for side in self.coded.sides]
+        sides: list[list] = [[side[n] for n in numbers] for side in self.coded.sides]
         if self._dropout is not None:
             random = Random(f"{self._train.seed} {part}")
             sides = [[self._recut(self._text(n, side), ids, random) for n, ids in zip(numbers, sides[side], strict=True)]
                      for side in (0, 1)]
-        return self._filled(numbers, *sides)
+        return self._filled(numbers, *sides) if self.grid == 1 else self._on_grid(numbers, *sides)
 
     def _recut(self, text: str, ids: list[int], random: Random) -> list[int]:
         """The text in other pieces; in its own where the others would be too many."""
@@ -294,6 +302,20 @@ class PairCorpus:
         inputs, _ = padded([[self._pad, *ids] for ids in targets], self._pad)
         wanted, _ = padded([[*ids, eos] for ids in targets], -100)
         return PairBatch(source, real, inputs, wanted)
+
+    def _on_grid(self, numbers: Iterable[int], sources: list[list[int]], targets: list[list[int]]) -> PairBatch:
+        """The same pairs in one of few shapes."""
+        eos, grid, most = self.tokenizer.eos, self.grid, self._train.batch_tokens
+        sources = [[*self._opening(n), *ids, eos] for n, ids in zip(numbers, sources, strict=True)]
+        wide, long = (-(-max(map(len, side)) // grid) * grid for side in (sources, [[*ids, eos] for ids in targets]))
+        rows = max(len(sources), most // max(wide, long))
+        source, inputs = np.full((rows, wide), self._pad), np.full((rows, long), self._pad)
+        real, wanted = np.zeros((rows, wide), dtype=bool), np.full((rows, long), -100)
+        real[:, 0] = True                                           # an empty row looks at something too
+        for row, (ids, given) in enumerate(zip(sources, targets, strict=True)):
+            source[row, :len(ids)], real[row, :len(ids)] = ids, True
+            inputs[row, 1:len(given) + 1], wanted[row, :len(given)], wanted[row, len(given)] = given, given, eos
+        return PairBatch(*map(torch.from_numpy, (source, real, inputs, wanted)))
 
     def _opening(self, number: int) -> list[int]:
         language = self.coded.entries[self.coded.which[number]][0]

@@ -58,7 +58,9 @@ class Training:
     checkpoint_every: int = 100
     """Steps that a crash can cost at most."""
     average: int = 1
-    """The model is the mean of the weights of so many last looks; 1: the last weights."""
+    """The model is the mean of so many last weights, kept at every look; 1: the last weights."""
+    average_every: int = 0
+    """Steps between weights that are kept for the mean; 0: as often as is looked. For looks that are worth many steps."""
     patience: int = 0
     """Stop after so many looks without a better one (BLEU, or the loss where there is none); 0: never."""
 

@@ -3,7 +3,8 @@
 A step is a function of the recipe and its number alone: the batches and the dropout come from
 the seed and the step, the learning rate from the step. So a run that was interrupted and taken
 up again from its last checkpoint gives, on one kind of machine, the very bits of a run that was not.
-Several processes share the parts of a step (parallel.py); only the first writes.
+Several processes share the parts of a step (parallel.py); only the first writes. Alone on a card a step is one
+launch (graphs.py), whose loss is read some steps later.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -22,14 +23,19 @@ import torch
 from torch import Tensor, nn
 
 from klieg import checkpoint, masked, models, pairs, rows
+from klieg.ahead import Ahead
 from klieg.encoded import Coded
 from klieg.errors import KliegError
+from klieg.graphs import Graphs
 from klieg.pairs import PairBatch, PairCorpus
 from klieg.parallel import ALONE, Group
 from klieg.recipe import MaskTraining, PairTraining, Recipe, Training
 from klieg.rows import Batch
 from klieg.tokenizers import MASK, Tokenizer
 from klieg.tokenizers import train as train_tokenizer
+
+TOGETHER = 50  # steps that a card is given before it is asked for their losses
+
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Progress:
     learning_rate: float
     gradient_norm: float
     tokens_per_second: float
+    utilization: float | None = None
+    """Share of the card's arithmetic that the model's own products take; None where it is not known."""
 
     @property
     def quality(self) -> float | None:
@@ -61,12 +69,18 @@ def learning_rate(step: int, train: Training) -> float:
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * (1 + math.cos(math.pi * share)) / 2
 
 
-def optimizer_for(model: models.Model, train: Training) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves norms and biases alone."""
+def optimizer_for(model: models.Model, train: Training, rate: Tensor | None = None) -> torch.optim.AdamW:
+    """AdamW that decays matrices and leaves norms and biases alone. With a `rate`, its learning rate is read from there."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(train.beta1, train.beta2), eps=train.epsilon, fused=True)
+    return torch.optim.AdamW(groups, lr=train.learning_rate if rate is None else rate, betas=(train.beta1, train.beta2),
+                             eps=train.epsilon, fused=True, capturable=rate is not None and rate.device.type == "cuda")
+
+
+def launched(train: Training, group: Group) -> bool:
+    """Whether a step is one launch: alone on a card, in one part, and not by torch.compile, which fuses in its own way."""
+    return group.device.type == "cuda" and group.size == 1 and train.accumulate == 1 and not train.compile
 
 
 class Objective(nn.Module):
@@ -87,13 +101,18 @@ class Stepper:
     def __init__(self, model: models.Model, train: Training, group: Group = ALONE) -> None:
         self.model, self.train, self.group = model, train, group
         self._objective = group.joined(Objective(model, train))
-        self.optimizer = optimizer_for(model, train)
+        alone = launched(train, group)
+        self.optimizer = optimizer_for(model, train, torch.zeros((), device=group.device) if alone else None)
+        self._graphs: Graphs[Batch | PairBatch] | None = Graphs(self._whole, group.device) if alone else None
 
     def __call__(self, step: int, batches: list[Batch] | list[PairBatch]) -> tuple[float, float]:
         """Loss and gradient norm of the whole step, whose parts `batches` are this process's share of.
 
         The weights stay as they are if either is not finite.
         """
+        if self._graphs is not None:
+            loss, norm = self.launch(step, batches[0]).tolist()
+            return loss, norm
         for matrices in self.optimizer.param_groups:
             matrices["lr"] = learning_rate(step, self.train)
         self.optimizer.zero_grad(set_to_none=True)
@@ -113,6 +132,26 @@ class Stepper:
             self.optimizer.step()
         self.model.eval()
         return total, norm
+
+    def launch(self, step: int, batch: Batch | PairBatch) -> Tensor:
+        """The same step in one part, not waited for: loss and gradient norm, (2,) on the card, until the next launch."""
+        for matrices in self.optimizer.param_groups:
+            matrices["lr"].fill_(learning_rate(step, self.train))
+        torch.manual_seed(self.train.seed * 1_000_003 + step)
+        return self._graphs(batch)
+
+    def _whole(self, batch: Batch | PairBatch) -> Tensor:
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._objective(batch)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip)
+        told = torch.stack([loss.detach().float(), norm])
+        # The optimizer itself leaves the weights as they are where this is one.
+        self.optimizer.found_inf = (~told.isfinite().all()).float()
+        self.optimizer.step()
+        self.model.eval()
+        return told
 
 
 def check(recipe: Recipe, folder: Path, data: str | None = None) -> None:
@@ -154,7 +193,9 @@ class Trainer:
             model.load_state_dict(models.load(recipe.start)[0].state_dict())
         self.model = model if group.sharded else model.to(group.device)
         self.stepper = Stepper(self.model, recipe.train, group)
-        self.step = 0
+        self.step = self._checkpointed = 0
+        self._ahead = (Ahead(lambda step: self.corpus.batches(step, recipe.train, group))
+                       if launched(recipe.train, group) else None)
         self.curve: list[Progress] = []
         if saved is not None:
             self._resume(*saved)
@@ -205,27 +246,33 @@ class Trainer:
             coded = [Coded.open(place) for place in self._encoded]
             if lost := sum(part.left_out for part in coded):
                 self._say(f"{lost:,} pairs are left out: a side is empty, or longer than {train.longest} tokens")
-            return tuple(PairCorpus(part, self.tokenizer, train) for part in coded)
+            grid = pairs.GRID if launched(train, self.group) else 1
+            return tuple(PairCorpus(part, self.tokenizer, train, grid) for part in coded)
         return self.texts.encode(self.recipe.sources, self.tokenizer, train, data)
 
-    def run(self) -> Iterator[Progress]:
-        """Train to the last step, a Progress each; checkpoints, curve and model are written on the way."""
-        train, group = self.recipe.train, self.group
-        while self.step < train.steps and not self._exhausted():
-            progress = self._one_step()
-            self.curve.append(progress)
-            if not math.isfinite(progress.loss) or not math.isfinite(progress.gradient_norm):
-                group.lead(partial(self._refuse, progress))
-            if progress.validation_loss is not None and train.average > 1:
-                weights = group.gathered(self.model.state_dict())
-                group.lead(partial(checkpoint.save_weights, self.folder, self.step, weights, train.average))
-            if self.step % train.checkpoint_every == 0 or self.step == train.steps or self._exhausted():
-                self._checkpoint()
-            yield progress
+    def run(self, seconds: float = math.inf) -> Iterator[Progress]:
+        """Train to the last step, or for so many seconds, a Progress each; checkpoints, curve and model are written too."""
+        train, group, until = self.recipe.train, self.group, time.monotonic() + seconds
+        while not self.finished and not group.sum(float(time.monotonic() >= until)):
+            for progress in self._stretch():
+                self.curve.append(progress)
+                if not math.isfinite(progress.loss) or not math.isfinite(progress.gradient_norm):
+                    group.lead(partial(self._refuse, progress))
+                if train.average > 1 and self._due(progress.step, train.average_every or train.validate_every):
+                    weights = group.gathered(self.model.state_dict())
+                    group.lead(partial(checkpoint.save_weights, self.folder, progress.step, weights, train.average))
+                if self._due(progress.step, train.checkpoint_every) or self._exhausted():
+                    self._checkpoint()
+                yield progress
+        if self.step and self._checkpointed != self.step:
+            self._checkpoint()
         group.lead(partial(self._finish, self._whole_model()))
 
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.recipe.train.steps
+
     def _finish(self, model: models.Model) -> None:
-        if self.recipe.train.average > 1:
+        if self.recipe.train.average > 1 and checkpoint.has_weights(self.folder):
             model.load_state_dict(checkpoint.mean_weights(self.folder, self.step))
         models.save(self.folder / "model", model, self.tokenizer)
 
@@ -237,29 +284,56 @@ class Trainer:
         model.load_state_dict(self.group.gathered(self.model.state_dict(), everywhere=True))
         return model.to(self.group.device).eval()
 
-    def _exhausted(self) -> bool:
-        """Whether patience is over: the best look is too many looks ago."""
-        looks = [p.quality for p in self.curve if p.quality is not None]
-        patience = self.recipe.train.patience
-        return bool(patience and looks) and len(looks) - 1 - looks.index(max(looks)) >= patience
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, or patience over."""
+        return self.step >= self.recipe.train.steps or self._exhausted()
 
-    def _one_step(self) -> Progress:
+    def _exhausted(self) -> bool:
+        """Whether patience is over, as a look just showed: the best one is too many looks ago."""
+        patience = self.recipe.train.patience
+        if not patience or not self.curve or self.curve[-1].quality is None:
+            return False
+        looks = [p.quality for p in self.curve if p.quality is not None]
+        return len(looks) - 1 - looks.index(max(looks)) >= patience
+
+    def _stretch(self) -> list[Progress]:
+        """The next step; alone on a card the next steps, as many as are launched before one of them is looked at."""
         train, started = self.recipe.train, time.perf_counter()
-        batches = self.corpus.batches(self.step, train, self.group)
-        total, norm = self.stepper(self.step, batches)
-        self.step += 1
-        speed = self.group.sum(sum(batch.count for batch in batches)) / (time.perf_counter() - started)
-        due = self.step % train.validate_every == 0 or self.step == train.steps
+        if self._ahead is None:
+            batches = self.corpus.batches(self.step, train, self.group)
+            told = [self.stepper(self.step, batches)]
+            tokens = self.group.sum(sum(batch.count for batch in batches))
+        else:
+            told, tokens = self._launches(self._ahead)
+        speed = tokens / (time.perf_counter() - started)
+        first, self.step = self.step, self.step + len(told)
+        due = self._due(self.step, train.validate_every)
         loss, bleu = self.validation.look(self._whole_model(), train, self.group) if due else (None, None)
-        return Progress(self.step, train.steps, total, loss, bleu, learning_rate(self.step - 1, train), norm, speed)
+        found = [Progress(step + 1, train.steps, total, None, None, learning_rate(step, train), norm, speed)
+                 for step, (total, norm) in enumerate(told, first)]
+        return [*found[:-1], replace(found[-1], validation_loss=loss, bleu=bleu)]
+
+    def _launches(self, ahead: Ahead) -> tuple[list[tuple[float, float]], float]:
+        """Loss and gradient norm of each step up to where something is due, and the tokens of all."""
+        train, step, tokens, told = self.recipe.train, self.step, 0.0, []
+        due = TOGETHER, train.validate_every, train.checkpoint_every, train.average_every or train.validate_every
+        while True:
+            batch = ahead(step)[0]
+            tokens += batch.count
+            told.append(self.stepper.launch(step, batch).clone())
+            step += 1
+            if any(self._due(step, every) for every in due):
+                return [tuple(pair) for pair in torch.stack(told).tolist()], tokens
 
     def _refuse(self, progress: Progress) -> None:
         what, value = ("gradient", progress.gradient_norm) if math.isfinite(progress.loss) else ("loss", progress.loss)
-        kept = self.step - 1 - (self.step - 1) % self.recipe.train.checkpoint_every
+        kept = progress.step - 1 - (progress.step - 1) % self.recipe.train.checkpoint_every
         last = f"the last good checkpoint is step {kept} in {self.folder}." if kept else "there is no checkpoint yet."
         raise KliegError(f"the {what} became {value} at step {progress.step}; {last} Lower learning_rate or clip.")
 
     def _checkpoint(self) -> None:
+        self._checkpointed = self.step
         tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for index, state in self.stepper.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
@@ -288,7 +362,7 @@ class Trainer:
                 state[index] = {k: place(v, like) if v.shape == like.shape else v for k, v in moments.items()}
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         self.curve = [Progress(**p) for p in facts["curve"]]
-        self.step = self.curve[-1].step
+        self.step = self._checkpointed = self.curve[-1].step
         self._say(f"going on from step {self.step}")
 
 

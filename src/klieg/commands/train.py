@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from functools import partial
 from itertools import islice
@@ -30,6 +31,8 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads; by default all.")] = None,
     shard: Annotated[bool, typer.Option("--shard", help="Spread a model that outgrows a card over the processes of "
                                                         "torchrun.")] = False,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so long, with a model of what was learnt till then; "
+                                                  "the same command goes on.")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what memory and time the run needs here.")] = False,
     heads: Annotated[Path | None, typer.Option(metavar="TEXT", help="Score all heads on the beginning of a text at every so "
                                                "many steps, into the folder heads of the run; klieg atlas --compare reads "
@@ -74,7 +77,7 @@ def train(
             if heads is not None and processes.rank == 0:
                 diary = _diary(trainer, heads, heads_every)
                 say(diary.forecast(seconds))
-            _train(trainer, console, diary)
+            _train(trainer, console, diary, math.inf if minutes is None else 60 * minutes)
 
 
 def _scorable(heads: Path, kind: str, processes: Group) -> None:
@@ -98,14 +101,14 @@ def _diary(trainer: Trainer, heads: Path, every: int) -> Diary:
     return diary
 
 
-def _train(trainer: Trainer, console: Console, diary: Diary | None) -> None:
-    """To the last step; process 0 shows how it goes, draws the curve and scores the heads."""
+def _train(trainer: Trainer, console: Console, diary: Diary | None, seconds: float) -> None:
+    """To the last step, or for so many seconds; process 0 shows how it goes, draws the curve and scores the heads."""
     from klieg.views.progress import watched
 
     if trainer.group.rank:
-        deque(trainer.run(), maxlen=0)
+        deque(trainer.run(seconds), maxlen=0)
         return
-    for progress in watched(trainer.run(), trainer.step, console):
+    for progress in watched(trainer.run(seconds), trainer.step, console):
         if diary is not None:
             diary.step(trainer.model, progress.step)
         if progress.validation_loss is not None:
@@ -115,6 +118,9 @@ def _train(trainer: Trainer, console: Console, diary: Diary | None) -> None:
                 console.print(f"no picture of the loss: {e}", soft_wrap=True)
     if diary is not None:
         console.print(diary.cost, style="dim", soft_wrap=True)
+    if not trainer.finished:
+        console.print(f"stopped at step {trainer.step:,} of {trainer.recipe.train.steps:,}; the same command goes on",
+                      soft_wrap=True)
     asked = {"marian": 'translate "I love you"', "bert": 'fill "It was a [MASK] night"'}
     ask, model = asked.get(trainer.recipe.model.model_type, 'generate "Once upon a time"'), trainer.folder / "model"
     console.print(f"the model is in {model}; try: klieg {ask} --model {model}", soft_wrap=True)
