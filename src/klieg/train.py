@@ -33,6 +33,7 @@ from klieg.recipe import MaskTraining, PairTraining, Recipe, Training
 from klieg.rows import Batch
 from klieg.tokenizers import MASK, Tokenizer
 from klieg.tokenizers import train as train_tokenizer
+from klieg.utilization import operations, peak
 
 TOGETHER = 50  # steps that a card is given before it is asked for their losses
 
@@ -193,6 +194,7 @@ class Trainer:
             model.load_state_dict(models.load(recipe.start)[0].state_dict())
         self.model = model if group.sharded else model.to(group.device)
         self.stepper = Stepper(self.model, recipe.train, group)
+        self._peak = peak(group.device) if group.size == 1 else None
         self.step = self._checkpointed = 0
         self._ahead = (Ahead(lambda step: self.corpus.batches(step, recipe.train, group))
                        if launched(recipe.train, group) else None)
@@ -303,28 +305,28 @@ class Trainer:
         if self._ahead is None:
             batches = self.corpus.batches(self.step, train, self.group)
             told = [self.stepper(self.step, batches)]
-            tokens = self.group.sum(sum(batch.count for batch in batches))
         else:
-            told, tokens = self._launches(self._ahead)
-        speed = tokens / (time.perf_counter() - started)
+            told, batches = self._launches(self._ahead)
+        seconds = time.perf_counter() - started
+        speed = self.group.sum(sum(batch.count for batch in batches)) / seconds
+        share = self._peak and sum(operations(self.model, batch) for batch in batches) / seconds / self._peak
         first, self.step = self.step, self.step + len(told)
         due = self._due(self.step, train.validate_every)
         loss, bleu = self.validation.look(self._whole_model(), train, self.group) if due else (None, None)
-        found = [Progress(step + 1, train.steps, total, None, None, learning_rate(step, train), norm, speed)
+        found = [Progress(step + 1, train.steps, total, None, None, learning_rate(step, train), norm, speed, share)
                  for step, (total, norm) in enumerate(told, first)]
         return [*found[:-1], replace(found[-1], validation_loss=loss, bleu=bleu)]
 
-    def _launches(self, ahead: Ahead) -> tuple[list[tuple[float, float]], float]:
-        """Loss and gradient norm of each step up to where something is due, and the tokens of all."""
-        train, step, tokens, told = self.recipe.train, self.step, 0.0, []
+    def _launches(self, ahead: Ahead) -> tuple[list[tuple[float, float]], list[Batch] | list[PairBatch]]:
+        """Loss and gradient norm of each step up to where something is due, and the steps' batches."""
+        train, step, batches, told = self.recipe.train, self.step, [], []
         due = TOGETHER, train.validate_every, train.checkpoint_every, train.average_every or train.validate_every
         while True:
-            batch = ahead(step)[0]
-            tokens += batch.count
-            told.append(self.stepper.launch(step, batch).clone())
+            batches += ahead(step)
+            told.append(self.stepper.launch(step, batches[-1]).clone())
             step += 1
             if any(self._due(step, every) for every in due):
-                return [tuple(pair) for pair in torch.stack(told).tolist()], tokens
+                return [tuple(pair) for pair in torch.stack(told).tolist()], batches
 
     def _refuse(self, progress: Progress) -> None:
         what, value = ("gradient", progress.gradient_norm) if math.isfinite(progress.loss) else ("loss", progress.loss)

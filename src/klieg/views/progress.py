@@ -18,6 +18,7 @@ class Step(Protocol):
     loss: float
     validation_loss: float | None
     tokens_per_second: float
+    utilization: float | None
 
 
 S = TypeVar("S", bound=Step)
@@ -33,6 +34,7 @@ def watched(run: Iterable[S], start: int, console: Console) -> Iterator[S]:
             if task is None:
                 task = bar.add_task("training", total=step.steps, completed=start)
             said = f"loss {step.loss:.3f} · {step.tokens_per_second:,.0f} tokens/s"
+            said += "" if step.utilization is None else f" · MFU {step.utilization:.1%}"
             bar.update(task, completed=step.step, description=said)
             if step.validation_loss is not None:
                 console.print(f"step {step.step}: validation loss {step.validation_loss:.4f}, training {said}")
