@@ -555,6 +555,15 @@ def test_train_then_explain_what_was_trained(here: Path, tmp_path: Path) -> None
     assert other.status == 1 and other.err.splitlines()[-1].startswith("klieg: run [1] holds a run of another recipe")
 
 
+def test_training_stops_after_some_minutes_and_says_how_to_go_on(here: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, steps=2)
+    prepared = run("train", recipe, "--out", "run", "--minutes", "0")
+    assert prepared.status == 0 and "stopped at step 0 of 2; the same command goes on" in prepared.err
+    assert "the model is in" not in prepared.err and not Path("run/model").exists()
+    ran = run("train", recipe, "--out", "run", "--minutes", "100")
+    assert ran.status == 0 and "stopped" not in ran.err and "the model is in run/model" in ran.err
+
+
 def test_training_goes_on_without_a_font_for_the_curve(here: Path, tmp_path: Path) -> None:
     with patch("klieg.views.png.lower", side_effect=KliegError("this machine has no font.")):
         ran = run("train", write_recipe(tmp_path, steps=1), "--out", "run")

@@ -64,6 +64,17 @@ def test_time_is_that_of_a_part_times_the_parts(tmp_path: Path, monkeypatch: pyt
     assert estimated(recipe).seconds == 6 * 0.375
 
 
+def test_a_step_that_is_recorded_has_memory_twice_and_is_timed_when_it_is_replayed(tmp_path: Path,
+                                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = read(write_translation(tmp_path, batch_tokens=400))
+    step, steps = Stepper.__call__, []
+    monkeypatch.setattr(Stepper, "__call__", lambda self, n, batches: (steps.append(n), step(self, n, batches))[1])
+    alone = estimated(recipe)
+    assert len(steps) == 2 + estimate.TURNS
+    monkeypatch.setattr(estimate, "launched", lambda train, group: True)
+    assert estimated(recipe).kept == 2 * alone.kept and len(steps) == 2 + estimate.TURNS + 2 + 2 + estimate.TURNS
+
+
 def test_autograd_keeps_what_is_counted(tmp_path: Path) -> None:
     """One matrix: the way back needs its input, and the loss keeps the gradients of what it is given."""
     recipe = read(write_recipe(tmp_path, batch=8))

@@ -10,13 +10,20 @@ from klieg import loss as losses
 from klieg.loss import CHUNK, token_loss, twin_loss
 
 
+@pytest.fixture(params=["native", "torch", "card"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the losses are computed: natively, by torch, or over all rows as on a card, in chunks of the same size."""
+    if request.param != "native":
+        monkeypatch.setattr(losses, "_native", lambda: None)
+    if request.param == "card":
+        monkeypatch.setattr(losses, "picks", lambda device: False)
+        monkeypatch.setattr(losses, "WIDE", 0)
+    return request.param
+
+
 @pytest.mark.parametrize("tokens", [1, 7, CHUNK, 2 * CHUNK + 3])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("compiled", [True, False])
-def test_loss_and_gradients_are_those_of_cross_entropy(tokens: int, smoothing: float, compiled: bool,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    if not compiled:
-        monkeypatch.setattr(losses, "_native", lambda: None)
+def test_loss_and_gradients_are_those_of_cross_entropy(tokens: int, smoothing: float, way: str) -> None:
     torch.manual_seed(tokens)
     hidden, weight = torch.randn(tokens, 24, dtype=torch.float64), torch.randn(101, 24, dtype=torch.float64)
     targets = torch.randint(0, 101, (tokens,))
@@ -32,7 +39,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy(tokens: int, smoothing: f
 
 
 @pytest.mark.parametrize("tokens", [1, CHUNK + 3])
-def test_the_loss_of_twins_is_the_papers(tokens: int) -> None:
+def test_the_loss_of_twins_is_the_papers(tokens: int, way: str) -> None:
     """Half of equation 4 of R-Drop, written out in float64 and differentiated by torch."""
     torch.manual_seed(tokens)
     given = [torch.randn(n, 24, dtype=torch.float64) for n in (tokens, tokens, 101)]
@@ -51,14 +58,28 @@ def test_the_loss_of_twins_is_the_papers(tokens: int) -> None:
         assert (a.grad.double() - b.grad).norm() <= 5e-6 * b.grad.norm()
 
 
-def test_a_certain_and_wrong_answer_is_finite() -> None:
+def test_where_nothing_counts_the_mean_is_none_and_twins_agree(way: str) -> None:
+    hidden, twin, weight = (torch.randn(n, 8).requires_grad_() for n in (5, 5, 11))
+    targets = torch.full((5,), -100)
+    assert token_loss(hidden, weight, targets, 0.1).isnan() and F.cross_entropy(hidden @ weight.T, targets).isnan()
+    loss = twin_loss(hidden, twin, weight, targets, 0.1, 5.0)
+    loss.backward()
+    assert loss == 0 and not any(x.grad.any() for x in (hidden, twin, weight))
+
+
+def test_a_card_has_larger_chunks() -> None:
+    assert losses.chunk(32_000, torch.device("cpu")) == CHUNK == losses.chunk(2**20, torch.device("cuda"))
+    assert losses.chunk(32_000, torch.device("cuda")) == 2**26 // 32_000
+
+
+def test_a_certain_and_wrong_answer_is_finite(way: str) -> None:
     hidden = torch.tensor([[200.0, 0.0]], requires_grad=True)
     loss = token_loss(hidden, torch.eye(2), torch.tensor([1]))
     loss.backward()
     assert loss.item() == pytest.approx(200) and torch.isfinite(hidden.grad).all()
 
 
-def test_half_precision_has_the_gradients_of_the_formula_over_several_chunks() -> None:
+def test_half_precision_has_the_gradients_of_the_formula_over_several_chunks(way: str) -> None:
     torch.manual_seed(0)
     hidden, weight = (torch.randn(n, 16).bfloat16().requires_grad_() for n in (CHUNK + 9, 40))
     targets = torch.randint(-1, 40, (CHUNK + 9,))

@@ -80,7 +80,11 @@ def test_the_choice_depends_on_seed_and_number_of_the_row_only(tokenizer: Tokeni
     assert torch.equal(torch.cat([part.ids for part in parts]), masked.rows(12, 4).ids)
 
 
-def test_the_loss_is_that_of_the_definition_in_float64(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("picked", [True, False], ids=["picked", "card"])
+def test_the_loss_is_that_of_the_definition_in_float64(tokenizer: Tokenizer, picked: bool,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also over all rows, as on a card; both ways have the same gradients."""
+    monkeypatch.setattr("klieg.masked.picks", lambda device: picked)
     _, masked = corpora(tokenizer)
     batch = masked.rows(0, 3)
     torch.manual_seed(0)
@@ -100,6 +104,9 @@ def test_the_loss_is_that_of_the_definition_in_float64(tokenizer: Tokenizer) -> 
     assert masked.look(model, replace(TRAIN, batch=3, validation_rows=3))[0] == batch.loss(model, TRAIN).item()
     batch.loss(model, TRAIN).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+    monkeypatch.setattr("klieg.masked.picks", lambda device: not picked)
+    other = torch.cat([grad.flatten() for grad in torch.autograd.grad(batch.loss(model, TRAIN), list(model.parameters()))])
+    assert (torch.cat([p.grad.flatten() for p in model.parameters()]) - other).norm() <= 1e-5 * other.norm()
 
 
 def write_recipe(folder: Path, **settings: object) -> Recipe:

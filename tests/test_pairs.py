@@ -81,6 +81,35 @@ def test_a_batch_is_what_a_translator_is_trained_on(tokenizer: Tokenizer) -> Non
     assert seen == dict(sentences(120))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_on_a_grid_there_are_few_shapes_and_the_same_pairs_loss_and_gradients(tokenizer: Tokenizer, dropout: float) -> None:
+    settings = replace(TRAIN, batch_tokens=100, longest=40, bpe_dropout=dropout)
+    plain = corpus_of(sentences(120), tokenizer, settings)
+    gridded, model = PairCorpus(plain.coded, tokenizer, settings, 8), tiny(tokenizer)
+    seen, shapes, empty = {}, set(), 0
+    for index, numbers in enumerate(gridded._epoch(0)):
+        batch = gridded.batch(0, index, index)
+        rows, (wide, long) = len(batch.source), (batch.source.shape[1], batch.inputs.shape[1])
+        assert wide % 8 == long % 8 == 0 and (rows == len(numbers) or rows * max(wide, long) <= 100)
+        assert batch.real.any(1).all() and (batch.targets[len(numbers):] == -100).all()
+        used = [(source[real].tolist(), target[target >= 0].tolist())
+                for source, real, target in zip(batch.source, batch.real, batch.targets, strict=True)][:len(numbers)]
+        seen |= {tokenizer.decode(source): tokenizer.decode(target) for source, target in used}
+        shapes.add((rows, wide, long))
+        empty += rows - len(numbers)
+        assert model.hidden(batch.source, batch.inputs, batch.real).isfinite().all()
+        same = plain._filled(numbers, [source[:-1] for source, _ in used], [target[:-1] for _, target in used])
+        assert same.count == batch.count and len(same.source) == len(numbers)
+        found, expected = batch.loss(model, settings), same.loss(model, settings)
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+        a, b = (torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(model.parameters()))])
+                for loss in (found, expected))
+        assert (a - b).norm() <= 1e-5 * b.norm()
+    assert seen == dict(sentences(120)) and empty > 0
+    assert len(shapes) < len({(*batch.source.shape, batch.inputs.shape[1])
+                              for batch in (plain.batch(0, n, n) for n in range(len(plain._epoch(0))))})
+
+
 def test_batches_follow_from_the_seed_and_the_step(tokenizer: Tokenizer) -> None:
     first, again, other = made(tokenizer), made(tokenizer), made(tokenizer, seed=1)
     steps = len(first._epoch(0)) * 3 // 2                       # well into the second epoch

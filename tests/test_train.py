@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from klieg import models
+from klieg import train as training
 from klieg.errors import KliegError
 from klieg.recipe import Recipe, read
 from klieg.train import Trainer, learning_rate
+from klieg.utilization import operations
 
 WORDS = "the cat dog moon sees loves finds a little red house and then goes home again".split()
 
@@ -211,6 +214,53 @@ def test_the_model_is_the_mean_of_the_last_looks(tmp_path: Path) -> None:
         expected = torch.stack([look[name].double() for look in looks[-3:]]).mean(0)
         assert torch.equal(value, expected.float())
     assert len(list((tmp_path / "run").glob("weights-*.safetensors"))) == 3
+
+
+def test_weights_for_the_mean_may_be_kept_oftener_than_is_looked(tmp_path: Path) -> None:
+    trainer, kept = Trainer(read(write_translation(tmp_path, average_every=5, validate_every=12)), tmp_path / "run"), {}
+    for progress in trainer.run():
+        kept[progress.step] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    for name, value in weights(tmp_path / "run").items():
+        expected = torch.stack([kept[step][name].double() for step in (5, 10, 12)]).mean(0)
+        assert torch.equal(value, expected.float())
+
+
+@pytest.mark.parametrize("write", [write_recipe, write_translation], ids=["decoder", "translator"])
+def test_a_run_that_stops_after_a_time_goes_on_as_if_it_had_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                write: Callable[..., Path]) -> None:
+    recipe, folder = read(write(tmp_path)), tmp_path / "parts"
+    whole = list(Trainer(recipe, tmp_path / "whole").run())
+    prepared = Trainer(recipe, folder)
+    assert list(prepared.run(0)) == [] and not prepared.finished
+    assert (folder / "tokenizer.json").is_file()
+    assert not (folder / "model").exists() and not list(folder.glob("state-*"))
+    ticks = iter(range(100))                                        # a second each time it is asked
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(ticks), perf_counter=time.perf_counter))
+    part = Trainer(recipe, folder)
+    found = list(part.run(3.5))
+    assert len(found) == part.step == 3 and not part.finished
+    now = part.model.state_dict()
+    looked = 2 if write is write_translation else None              # the mean is of the weights at looks, where there are some
+    assert all(torch.equal(value, now[name]) for name, value in weights(folder).items()) == (looked is None)
+    rest = Trainer(recipe, folder)
+    assert rest.step == 3
+    found += rest.run()
+    assert rest.finished and [p.loss for p in found] == [p.loss for p in whole]
+    a, b = weights(tmp_path / "whole"), weights(folder)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_share_of_a_cards_peak_is_told_where_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "peak", lambda device: 1e12)
+    trainer = Trainer(read(write_recipe(tmp_path, steps=2, precision="bf16")), tmp_path / "half")
+    for step, progress in enumerate(trainer.run()):
+        batches = trainer.corpus.batches(step, trainer.recipe.train)
+        needed, tokens = (sum(f(batch) for batch in batches) for f in (
+            lambda batch: operations(trainer.model, batch, trainer.recipe.train), lambda batch: batch.count))
+        assert progress.utilization == pytest.approx(progress.tokens_per_second / tokens * needed / 1e12)
+    with (tmp_path / "half/loss.csv").open() as f:
+        assert [float(row["utilization"]) for row in csv.DictReader(f)] == [p.utilization for p in trainer.curve]
+    assert all(p.utilization is None for p in Trainer(read(write_recipe(tmp_path, steps=2)), tmp_path / "whole").run())
 
 
 def test_it_stops_when_patience_is_over_and_starts_again_stopped(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from klieg.pairs import PairBatch
 from klieg.parallel import ALONE, Group
 from klieg.recipe import PairTraining, Recipe
 from klieg.rows import Batch
-from klieg.train import Stepper
+from klieg.train import Stepper, launched
 
 SENTENCE = 32          # tokens of a made-up sentence
 WEIGHT = 4 + 4 + 8     # bytes of a parameter: itself, its gradient, its two moments
@@ -98,8 +98,9 @@ def estimated(recipe: Recipe, group: Group = ALONE) -> Estimate:
     (few, at_few), (many, at_many) = small, large
     per_token = max(0.0, (at_many - at_few) / max(1, many - few))
     whole = _texts(recipe, 1.0)
+    times = 2 if launched(recipe.train, group) else 1        # what is recorded has memory of its own
     found = replace(found, fixed=found.fixed + max(0.0, at_few - per_token * few),
-                    kept=BACK * per_token * whole.targets.numel())
+                    kept=times * BACK * per_token * whole.targets.numel())
     return replace(found, seconds=_timed(stepper, whole, group)) if found.fits else found
 
 
@@ -147,6 +148,8 @@ def _counted(stepper: Stepper, batch: Batch | PairBatch) -> tuple[int, int]:
 def _timed(stepper: Stepper, batch: Batch | PairBatch, group: Group) -> float:
     """Seconds of a step: of its quickest part in a few, times the parts that a process has."""
     times: list[float] = []
+    for _ in range(2 if launched(stepper.train, group) else 0):      # the second records it
+        stepper(0, [batch])
     while len(times) < TURNS and sum(times) < 1:
         started = time.perf_counter()
         stepper(0, [batch])                 # ends with numbers that were read, so a card has finished

@@ -21,9 +21,14 @@ CHUNK = 512       # tokens whose logits are held at once
 WIDE = 2**26      # numbers of such a chunk on a card, which wants large products: 256 MB
 
 
+def picks(device: torch.device) -> bool:
+    """Whether the tokens that do not count are left out. On a card all are computed: asking which ones count waits for it."""
+    return device.type == "cpu"
+
+
 def chunk(vocabulary: int, device: torch.device) -> int:
     """Tokens whose logits are held at once."""
-    return CHUNK if device.type == "cpu" else max(CHUNK, WIDE // vocabulary)
+    return CHUNK if picks(device) else max(CHUNK, WIDE // vocabulary)
 
 
 @cache
@@ -53,10 +58,7 @@ def _turned(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
 
 
 def _unpicked(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The sum of the losses, their number, and the sum's gradients for hidden and weight.
-
-    The rows that do not count are computed too: a processor that asked which ones count would wait for the card.
-    """
+    """The sum of the losses, their number, and the sum's gradients for hidden and weight; all rows are computed."""
     counts, share = targets >= 0, smoothing / len(weight)
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     grad_hidden = torch.empty_like(hidden)
@@ -80,7 +82,7 @@ def _unpicked(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float)
 class _TokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        if hidden.device.type != "cpu":
+        if not picks(hidden.device):
             total, count, *grads = _unpicked(hidden, weight, targets, smoothing)
             ctx.save_for_backward(*(grad.div_(count).to(weight.dtype) for grad in grads))
             return total / count
@@ -166,13 +168,12 @@ def twin_loss(hidden: Tensor, twin: Tensor, weight: Tensor, targets: Tensor, smo
     Half of the paper's equation 4, so that it compares with token_loss(): the mean of that over both
     passes, plus alpha / 4 times the mean over targets of KL(p|q) + KL(q|p). Shapes as in token_loss().
     """
-    if hidden.device.type != "cpu":
-        return _unpicked_twins(hidden, twin, weight, targets, smoothing, alpha)
-    return _TwinLoss.apply(hidden, twin, weight, targets, smoothing, alpha)
+    run = _TwinLoss.apply if picks(hidden.device) else _unpicked_twins
+    return run(hidden, twin, weight, targets, smoothing, alpha)
 
 
 def _unpicked_twins(hidden: Tensor, twin: Tensor, weight: Tensor, targets: Tensor, smoothing: float, alpha: float) -> Tensor:
-    """The same for a card, which has room for all logits and is not asked which rows count; the gradient is autograd's."""
+    """The same over all rows, whose logits are held at once; the gradient is autograd's."""
     counts, wanted = targets >= 0, targets[:, None].clamp(min=0)
     logs = [torch.log_softmax((h @ weight.T).float(), dim=-1) for h in (hidden, twin)]
     apart = ((logs[0].exp() - logs[1].exp()) * (logs[0] - logs[1])).sum(1)

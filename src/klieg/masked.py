@@ -26,6 +26,7 @@ from klieg.attention import Mask
 from klieg.data import Source
 from klieg.encoders import Bert
 from klieg.errors import KliegError
+from klieg.loss import picks
 from klieg.recipe import MaskTraining
 from klieg.rows import Batch, Corpus
 from klieg.tokenizers import LONGEST_PIECE, MASK, Tokenizer, check_text
@@ -44,7 +45,7 @@ class MaskedBatch(Batch):
         chosen = self.targets >= 0
         with torch.autocast(self.ids.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             hidden = (run or model.hidden)(self.ids, mask=Mask.documents(self.documents), positions=self.positions)
-            if self.ids.device.type != "cpu":            # picking rows would wait for the card
+            if not picks(self.ids.device):
                 return F.cross_entropy(model.head(hidden).flatten(0, 1).float(), self.targets.flatten())
             logits = model.head(hidden[chosen])
         return F.cross_entropy(logits.float(), self.targets[chosen])

@@ -38,7 +38,6 @@ from klieg.utilization import operations, peak
 TOGETHER = 50  # steps that a card is given before it is asked for their losses
 
 
-
 @dataclass(frozen=True)
 class Progress:
     """What a step tells: loss in nats a token, speed in predicted tokens a second."""
@@ -52,7 +51,7 @@ class Progress:
     gradient_norm: float
     tokens_per_second: float
     utilization: float | None = None
-    """Share of the card's arithmetic that the model's own products take; None where it is not known."""
+    """Share of a card's peak in bfloat16 that the model's own products take; None where that is not known."""
 
     @property
     def quality(self) -> float | None:
@@ -194,7 +193,7 @@ class Trainer:
             model.load_state_dict(models.load(recipe.start)[0].state_dict())
         self.model = model if group.sharded else model.to(group.device)
         self.stepper = Stepper(self.model, recipe.train, group)
-        self._peak = peak(group.device) if group.size == 1 else None
+        self._peak = peak(group.device) if group.size == 1 and recipe.train.precision == "bf16" else None
         self.step = self._checkpointed = 0
         self._ahead = (Ahead(lambda step: self.corpus.batches(step, recipe.train, group))
                        if launched(recipe.train, group) else None)
@@ -266,9 +265,10 @@ class Trainer:
                 if self._due(progress.step, train.checkpoint_every) or self._exhausted():
                     self._checkpoint()
                 yield progress
-        if self.step and self._checkpointed != self.step:
-            self._checkpoint()
-        group.lead(partial(self._finish, self._whole_model()))
+        if self.step:
+            if self._checkpointed != self.step:
+                self._checkpoint()
+            group.lead(partial(self._finish, self._whole_model()))
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.recipe.train.steps
@@ -309,7 +309,7 @@ class Trainer:
             told, batches = self._launches(self._ahead)
         seconds = time.perf_counter() - started
         speed = self.group.sum(sum(batch.count for batch in batches)) / seconds
-        share = self._peak and sum(operations(self.model, batch) for batch in batches) / seconds / self._peak
+        share = self._peak and sum(operations(self.model, batch, train) for batch in batches) / seconds / self._peak
         first, self.step = self.step, self.step + len(told)
         due = self._due(self.step, train.validate_every)
         loss, bleu = self.validation.look(self._whole_model(), train, self.group) if due else (None, None)

@@ -32,7 +32,7 @@ def train(
     shard: Annotated[bool, typer.Option("--shard", help="Spread a model that outgrows a card over the processes of "
                                                         "torchrun.")] = False,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so long, with a model of what was learnt till then; "
-                                                  "the same command goes on.")] = None,
+                                                  "the same command goes on. 0: only prepare the folder.")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what memory and time the run needs here.")] = False,
     heads: Annotated[Path | None, typer.Option(metavar="TEXT", help="Score all heads on the beginning of a text at every so "
                                                "many steps, into the folder heads of the run; klieg atlas --compare reads "
@@ -121,6 +121,8 @@ def _train(trainer: Trainer, console: Console, diary: Diary | None, seconds: flo
     if not trainer.finished:
         console.print(f"stopped at step {trainer.step:,} of {trainer.recipe.train.steps:,}; the same command goes on",
                       soft_wrap=True)
+    if not trainer.step:
+        return
     asked = {"marian": 'translate "I love you"', "bert": 'fill "It was a [MASK] night"'}
     ask, model = asked.get(trainer.recipe.model.model_type, 'generate "Once upon a time"'), trainer.folder / "model"
     console.print(f"the model is in {model}; try: klieg {ask} --model {model}", soft_wrap=True)
