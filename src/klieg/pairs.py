@@ -18,6 +18,7 @@ from random import Random
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from klieg.beam import Search, padded, search
@@ -225,8 +226,8 @@ class PairBatch:
 class PairCorpus:
     """Encoded pairs and the batches made of them.
 
-    With a `grid` the lengths of batches are multiples of it and their rows what then fits, the last of them empty where
-    pairs are few: so there are few shapes of batches, and no row whose source is all padding.
+    With a `grid` the lengths of batches are multiples of it, or `longest`, and their rows what then fits, the last of them
+    empty where pairs are few: so there are few shapes of batches, and no row whose source is all padding.
     """
 
     def __init__(self, coded: Coded, tokenizer: Tokenizer, train: PairTraining, grid: int = 1) -> None:
@@ -234,7 +235,7 @@ class PairCorpus:
         self.coded, self.tokenizer, self._train = coded, tokenizer, train
         self._pad, self._marks = tokenizer.pad, tokenizer.marks
         self._lengths = np.stack([coded.sides[0].lengths + 2, coded.sides[1].lengths + 1], axis=1)
-        self._rounded = -(-self._lengths // grid) * grid
+        self._rounded = self._round(self._lengths)
         self._repeats = np.array([repeat for _, repeat in coded.entries])
         self._epochs: list[int] = []                                # batches of each epoch so far
         self._current: tuple[int, list[np.ndarray]] = (-1, [])
@@ -284,12 +285,13 @@ class PairCorpus:
     def batch(self, epoch: int, index: int, part: int) -> PairBatch:
         """One batch of an epoch; `part` is its number in the whole run, which seeds the dropout of merges."""
         numbers = self._epoch(epoch)[index]
-        sides: list[list] = [[side[n] for n in numbers] for side in self.coded.sides]
+        sides = [[side[n] for n in numbers] for side in self.coded.sides]
         if self._dropout is not None:
             random = Random(f"{self._train.seed} {part}")
             sides = [[self._recut(self._text(n, side), ids, random) for n, ids in zip(numbers, sides[side], strict=True)]
                      for side in (0, 1)]
-        return self._filled(numbers, *sides) if self.grid == 1 else self._on_grid(numbers, *sides)
+        batch = self._filled(numbers, *sides)
+        return batch if self.grid == 1 else self._on_grid(batch)
 
     def _recut(self, text: str, ids: list[int], random: Random) -> list[int]:
         """The text in other pieces; in its own where the others would be too many."""
@@ -303,19 +305,22 @@ class PairCorpus:
         wanted, _ = padded([[*ids, eos] for ids in targets], -100)
         return PairBatch(source, real, inputs, wanted)
 
-    def _on_grid(self, numbers: Iterable[int], sources: list[list[int]], targets: list[list[int]]) -> PairBatch:
+    def _on_grid(self, batch: PairBatch) -> PairBatch:
         """The same pairs in one of few shapes."""
-        eos, grid, most = self.tokenizer.eos, self.grid, self._train.batch_tokens
-        sources = [[*self._opening(n), *ids, eos] for n, ids in zip(numbers, sources, strict=True)]
-        wide, long = (-(-max(map(len, side)) // grid) * grid for side in (sources, [[*ids, eos] for ids in targets]))
-        rows = max(len(sources), most // max(wide, long))
-        source, inputs = np.full((rows, wide), self._pad), np.full((rows, long), self._pad)
-        real, wanted = np.zeros((rows, wide), dtype=bool), np.full((rows, long), -100)
+        wide, long = (int(self._round(side.shape[1])) for side in (batch.source, batch.inputs))
+        rows = max(len(batch.source), self._train.batch_tokens // max(wide, long))
+
+        def grown(side: Tensor, width: int, value: int) -> Tensor:
+            return F.pad(side, (0, width - side.shape[1], 0, rows - len(side)), value=value)
+
+        real = grown(torch.ones_like(batch.source, dtype=torch.bool) if batch.real is None else batch.real, wide, False)
         real[:, 0] = True                                           # an empty row looks at something too
-        for row, (ids, given) in enumerate(zip(sources, targets, strict=True)):
-            source[row, :len(ids)], real[row, :len(ids)] = ids, True
-            inputs[row, 1:len(given) + 1], wanted[row, :len(given)], wanted[row, len(given)] = given, given, eos
-        return PairBatch(*map(torch.from_numpy, (source, real, inputs, wanted)))
+        return PairBatch(grown(batch.source, wide, self._pad), real, grown(batch.inputs, long, self._pad),
+                         grown(batch.targets, long, -100))
+
+    def _round(self, lengths: np.ndarray | int) -> np.ndarray:
+        """Lengths as they are on the grid, within the model's positions."""
+        return np.minimum(-(-lengths // self.grid) * self.grid, self._train.longest)
 
     def _opening(self, number: int) -> list[int]:
         language = self.coded.entries[self.coded.which[number]][0]

@@ -275,6 +275,7 @@ class Trainer:
 
     def _finish(self, model: models.Model) -> None:
         if self.recipe.train.average > 1 and checkpoint.has_weights(self.folder):
+            model = models.outline(self.recipe.model)          # the run's own weights are those that it goes on with
             model.load_state_dict(checkpoint.mean_weights(self.folder, self.step))
         models.save(self.folder / "model", model, self.tokenizer)
 
