@@ -44,32 +44,56 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | Non
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None,
               sinks: Tensor | None, bias: None = None) -> tuple[Tensor, Tensor]:
     """Output (b, h, i, e) and log-sum-exp (b, h, i) in the type of the inputs, float32 or float64."""
-    rule = next(rule for rule in mask.rules if rule.scattered)
-    causal = Mask(tuple(rule for rule in mask.rules if not rule.scattered))
     options = {"scale": scale, "softcap": softcap, "bias": None}
     output, lse = native.room(q, v), q.new_empty(q.shape[:3])
-    length = k.shape[2]
-    some = min(rule.global_tokens, length)
-    rest = slice(some, length)
-    if some:
-        of_global = Scores(q[:, :, :some], k, causal, first_slot=0, **options)
-        lse[:, :, :some] = _computed(of_global, v, output[:, :, :some])[1]
-    if some < length:
-        others = q[:, :, rest], k[:, :, rest], v[:, :, rest]
-        local = causal & Mask((Rule("window" if rule.kind == "strided" else rule.kind, rule.size),))
-        near = Scores(*others[:2], local, first_slot=some, first_key=some, **options)
-        lse[:, :, rest] = _computed(near, others[2], output[:, :, rest])[1]
-        if some:
-            first = Scores(others[0], k[:, :, :some], causal, first_slot=some, **options)
-            _add(output[:, :, rest], lse[:, :, rest], *_computed(first, v[:, :, :some]))
-        if rule.kind == "strided" and length - some > rule.size:
-            for rows, far, far_lse in _far(*others, rule.size, bool(causal.rules), options):
-                at = slice(some + rows.start, some + rows.stop)
-                _add(output[:, :, at], lse[:, :, at], far, far_lse)
+    for rows, keys, local in pieces(mask, k.shape[2]):
+        piece = Scores(q[:, :, rows], k[:, :, keys], local, first_slot=rows.start, first_key=keys.start, **options)
+        if rows.start == keys.start:
+            lse[:, :, rows] = _computed(piece, v[:, :, keys], output[:, :, rows])[1]
+        else:
+            _add(output[:, :, rows], lse[:, :, rows], *_computed(piece, v[:, :, keys]))
+    if stride := strided(mask, k.shape[2]):
+        first, size = stride
+        others = q[:, :, first:], k[:, :, first:], v[:, :, first:]
+        for rows, far, far_lse in _far(*others, size, causal(mask), options):
+            at = slice(first + rows.start, first + rows.stop)
+            _add(output[:, :, at], lse[:, :, at], far, far_lse)
     if sinks is not None:
         sink = sinks.to(q.dtype)[:, None].expand_as(lse)                     # a part without values
         _add(output, lse, output.new_zeros(1).expand_as(output), sink)
     return output, lse
+
+
+def pieces(mask: Mask, length: int) -> list[tuple[slice, slice, Mask]]:
+    """Rows, keys and mask of the pieces global, near and first, where they are; the rows of near come before those of first."""
+    rule, local = _scattered(mask), Mask(tuple(rule for rule in mask.rules if not rule.scattered))
+    some = slice(0, min(rule.global_tokens, length))
+    rest = slice(some.stop, length)
+    near = local & Mask((Rule("window" if rule.kind == "strided" else rule.kind, rule.size),))
+    found = [(some, slice(0, length), local), (rest, rest, near), (rest, some, local)]
+    return [(rows, keys, left) for rows, keys, left in found if rows.start < rows.stop and keys.start < keys.stop]
+
+
+def strided(mask: Mask, length: int) -> tuple[int, int] | None:
+    """The first token of the piece far and its stride; None where no token is so far from another."""
+    rule = _scattered(mask)
+    return (rule.global_tokens, rule.size) if rule.kind == "strided" and length - rule.global_tokens > rule.size else None
+
+
+def causal(mask: Mask) -> bool:
+    """Whether the mask has the one other rule that refusal() lets pass."""
+    return any(rule.kind == "causal" for rule in mask.rules)
+
+
+def folded(x: Tensor, stride: int) -> Tensor:
+    """(b, h, n, ...) -> (b, stride, h, high, ...): a row of every stride-th token. The last of some rows is no token, and 0."""
+    high = -(-x.shape[2] // stride)
+    x = torch.nn.functional.pad(x, (*[0] * 2 * (x.ndim - 3), 0, high * stride - x.shape[2]))
+    return x.unflatten(2, (high, stride)).movedim(3, 1)
+
+
+def _scattered(mask: Mask) -> Rule:
+    return next(rule for rule in mask.rules if rule.scattered)
 
 
 def _computed(part: Scores, v: Tensor, output: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -93,10 +117,8 @@ def _add(output: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> None:
 def _far(q: Tensor, k: Tensor, v: Tensor, stride: int, causal: bool, options: dict) -> list[tuple[slice, Tensor, Tensor]]:
     """Rows, output and log-sum-exp of what is seen beyond the window: of keys before, and without causality of those behind."""
     count, texts = q.shape[2], q.shape[0]
-    high = -(-count // stride)
-    # A row of every stride-th token: (b * stride, h, high, d). The last of some rows is no token.
-    q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, high * stride - count)).unflatten(2, (high, stride))
-               .movedim(3, 1).flatten(0, 1) for x in (q, k, v))
+    q, k, v = (folded(x, stride).flatten(0, 1) for x in (q, k, v))           # (b * stride, h, high, d)
+    high = q.shape[2]
 
     def rows_of(x: Tensor) -> Tensor:
         """Every stride-th token back in its place: (b, h, n, ...)."""

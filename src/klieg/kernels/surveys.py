@@ -8,13 +8,14 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from klieg.attention import Mask, weights
 from klieg.errors import KliegError
-from klieg.kernels import gpu, native, streamed, walked
+from klieg.kernels import gpu, native, sparse, streamed, strides, walked
 from klieg.survey import Survey, SurveySpec, edges, empty
 from klieg.tiles import Scores
 
@@ -49,6 +50,8 @@ def survey(q: Tensor, k: Tensor, lse: Tensor | None, mask: Mask, spec: SurveySpe
     `lines` are statistics of the rows that the forward pass on the GPU had by the way.
     """
     part = _Part.of(q, k, lse, mask, scale, softcap, bias, rows, keys, shape)
+    if kernel is None and part.pieced:
+        return part.widened(lse).pieced_survey(spec, lse, sinks, probe)
     kernel, part = _maker(part, lse, spec.top, kernel)
     if kernel == "native":
         return part.native_survey(spec, native.Wanted(sums=True), lse=lse, sinks=sinks, probe=probe)
@@ -140,10 +143,12 @@ def received(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, scale: float | No
     step say. On a GPU half of a forward pass; elsewhere a whole survey is made for it. The arguments are those of survey().
     """
     part = _Part.of(q, k, lse, mask, scale, softcap, bias, None, None, None)
+    spec = SurveySpec(top=0, map=0, bins=1)
+    if kernel is None and part.pieced:
+        return part.widened(lse).pieced_survey(spec, lse, None, None).received
     kernel, part = _maker(part, lse, 0, kernel)
     if kernel == "gpu":
         return _swept(part.scores, native.Wanted(), lse, columns=True)["received"]
-    spec = SurveySpec(top=0, map=0, bins=1)
     return (part.native_survey(spec, native.Wanted(sums=True), lse=lse) if kernel == "native" else
             part.walked_survey(spec, lse, None)).received
 
@@ -229,6 +234,29 @@ class _Part:
         whole = empty(lse, self.rows, self.queries, self.total, spec, probe is not None)
         walked.survey(self.scores, lse, whole, self.rows.start, probe)
         return self._finished(whole, "streamed")
+
+    @property
+    def pieced(self) -> bool:
+        """Whether it is a whole text whose mask falls into pieces; see sparse.py."""
+        all_of_it = (self.rows, self.keys) == (slice(0, self.queries), slice(0, self.total))
+        scores = self.scores
+        return all_of_it and sparse.refusal(scores.q, scores.k, scores.k, scores.mask, softcap=scores.softcap, sinks=None,
+                                            bias=scores.bias) is None
+
+    def pieced_survey(self, spec: SurveySpec, lse: Tensor | None, sinks: Tensor | None, probe: Tensor | None) -> Survey:
+        """The same of a whole text under a stride or global tokens, piece by piece: what the mask hides is not computed."""
+        scores, options = self.scores, {"scale": self.scores.scale, "softcap": self.scores.softcap}
+        if lse is None:
+            narrow = scores.k.new_zeros(*scores.k.shape[:3], 1)
+            lse = sparse.attention(scores.q, scores.k, narrow, scores.mask, sinks=sinks, **options)[1]
+        parts = [survey(scores.q[:, :, rows], scores.k[:, :, keys], lse[:, :, rows], local, spec, rows=rows, keys=keys,
+                        probe=None if probe is None else probe[:, :, keys], shape=(self.queries, self.total), **options)
+                 for rows, keys, local in sparse.pieces(scores.mask, self.total)]
+        if stride := sparse.strided(scores.mask, self.total):
+            far = empty(lse, self.rows, self.queries, self.total, spec, probe is not None)
+            strides.survey(scores, lse, far, *stride, probe)
+            parts.append(self._finished(far, "streamed"))
+        return reduce(Survey.merge, parts)
 
     def _finished(self, found: Survey, kernel: str) -> Survey:
         """Sums of buckets become means; and what is beyond its bounds by rounding alone is put on them.
