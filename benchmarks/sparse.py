@@ -9,7 +9,10 @@ The bar takes the issue at its word: 1.5 x window / N of the time of dense. Agai
 have N / 2 keys in the mean, a kernel that skips perfectly takes window / (N / 2), which is above that; so the time
 beside dense attention that is not causal, N keys a row, is measured too.
 
-    python benchmarks/sparse.py [--quick]
+The survey of the same maps, without top-k, is measured by itself afterwards, beside that of dense causal attention. What is
+checked there are rows and columns: every row's weights sum to 1, and so the columns' sums to N.
+
+    python benchmarks/sparse.py [--quick] [--surveys]
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ import torch
 from torch import Tensor
 
 from klieg.attention import Mask, log_sum_exp, output, scores, weights
-from klieg.kernels import Attention, attend, native
+from klieg.kernels import Attention, attend, native, survey
 from klieg.patterns import Pattern
+from klieg.survey import SurveySpec
 
 HEADS, WIDTH, ROWS, WINDOW = 2, 64, 24, 512
 PATTERNS = [Pattern("window", WINDOW), Pattern("block", WINDOW), Pattern("strided", 128), Pattern("window", WINDOW, 4)]
@@ -118,15 +122,46 @@ def figures(length: int, plain: bool, repetitions: int, full: bool) -> None:
     print()
 
 
+@torch.no_grad()
+def surveys(length: int, repetitions: int) -> None:
+    """A line for the survey of every pattern, its log-sum-exp given."""
+    random = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, HEADS, length, WIDTH, generator=random) for _ in range(2))
+    masks = {DENSE: Mask.causal(), **{str(pattern): Mask.causal() & pattern.mask for pattern in PATTERNS}}
+    lse = {name: attend(q, k, k, mask).lse for name, mask in masks.items()}
+    times: dict[str, list[float]] = {name: [] for name in masks}
+    kernels = {}
+    for n in range(repetitions + 1):
+        for name, mask in masks.items():
+            start = time.perf_counter()
+            found = survey(q, k, lse[name], mask, SurveySpec(top=0))
+            took = time.perf_counter() - start
+            kernels[name] = found.kernel
+            off = max((found.mass - 1).abs().max().item(), (found.received.sum(2) / length - 1).abs().max().item())
+            if not off < 2e-5:
+                raise SystemExit(f"{name}: a sum of the survey is off by {off:.1e}; this figure is void.")
+            found.mass.fill_(torch.nan)
+            found.received.fill_(torch.nan)
+            if n:
+                times[name].append(took)
+    for name in masks:
+        print(f"| survey, {name} | {length:,} | {kernels[name]} | | {100 * ratio(times, name, DENSE):.2f} % | | "
+              f"{median(times[name]):.3f} s |", flush=True)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="4,096 tokens only, three repetitions")
-    quick = options.parse_args().quick
+    options.add_argument("--surveys", action="store_true", help="the surveys alone")
+    given = options.parse_args()
+    quick, only = given.quick, given.surveys
     print(f"{HEADS} heads, d {WIDTH}, float32, {torch.get_num_threads()} threads\n")
     print("| pattern, causal | tokens | kernel | pairs kept | time | time over pairs | seconds |\n" + "| --- " * 7 + "|")
-    for plain in (False, True):
+    for plain in (False, True) if not only else ():
         for length in (4096,) if quick else (4096, 16384):
             figures(length, plain, 3 if quick else 7, full=not plain and length == 16384)
+    for length in (4096,) if quick else (4096, 16384):
+        surveys(length, 3 if quick else 7)
 
 
 if __name__ == "__main__":

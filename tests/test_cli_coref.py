@@ -12,6 +12,8 @@ from test_cli import here, refused, run, tiny  # noqa: F401
 
 from klieg.analysis.coreference import coreference, look
 from klieg.analysis.coreference.riddles import posed, riddles
+from klieg.analysis.grammar import contrast
+from klieg.analysis.likelihood import Scorer
 from klieg.analysis.reader import load
 from klieg.views.coreference import WORDS
 from klieg.views.glyphs import width
@@ -100,6 +102,22 @@ def test_grammar(tiny: Path, here: Path) -> None:  # noqa: F811
     assert said["total"]["count"] == 4 and list(said["phenomena"]) == ["binding", "my_own"]
 
 
+def test_two_sentences(tiny: Path, here: Path) -> None:  # noqa: F811
+    asked = "grammar", "I love you", "you love the moon", "--model", tiny
+    ran = run(*asked)
+    assert ran.status == 0, ran.err
+    found = contrast(Scorer.load(str(tiny)), "I love you", "you love the moon")
+    assert ran.text.startswith(f"“{(found.one if found.difference > 0 else found.other).text}” is likelier by")
+    numbers = [float(x) for x in re.findall(r"[+-]\d+\.\d\d", ran.text)]
+    assert numbers == pytest.approx([*found.gains, found.difference], abs=5.1e-3)
+    assert "更可能" in run(*asked, "--lang", "zh").text
+    ran = run(*asked, "--json", "two.json", "--svg", "two.svg", "--png", "two.png")
+    assert ran.status == 0 and ran.text == ""
+    assert ran.err.splitlines() == ["wrote two.json", "wrote two.svg", "wrote two.png"]
+    assert json.loads(Path("two.json").read_text("utf-8")) == json.loads(json.dumps(found.as_json()))
+    ElementTree.fromstring(Path("two.svg").read_text("utf-8"))
+
+
 def test_mistakes(tiny: Path, winograd: Path) -> None:  # noqa: F811
     model = "--model", tiny
     refused(run("coref", TEXT, *model), "needs its pronoun and its candidates; add --pronoun and --candidates")
@@ -116,6 +134,10 @@ def test_mistakes(tiny: Path, winograd: Path) -> None:  # noqa: F811
     refused(run("coref", winograd, *model, "--json", "out.json"), "some.txt, line 7: expected the pronoun")
     assert not Path("out.json").exists()
     refused(run("grammar", *model), "no folder of texts is named")
+    refused(run("grammar", "I love you", *model), "there is no file 'I love you'; name a file of minimal pairs, or two")
+    refused(run("grammar", "x" * 999, *model), "there is no file")
+    refused(run("grammar", "I love you", "", *model), "the text is empty")
+    refused(run("grammar", "I love you", "you", "--pairs", "2", *model), "--pairs and --data are for a file of pairs")
     refused(run("grammar", winograd, *model), "some.txt, line 1: expected a JSON object")
     refused(run("coref", *ASKED[1:], "--model", "translate"), "is a translator")
     refused(run("grammar", winograd, "--model", "nowhere"), "line 1")

@@ -20,8 +20,7 @@ def called(kind: str, size: int, shared: int, causal: bool) -> Mask:
 
 
 @pytest.mark.parametrize("maker", TYPES)
-@pytest.mark.parametrize("room", [40, 2**18], ids=["row by row", "at once"])
-@given(st.integers(1, 70), st.integers(1, 2), st.integers(1, 20), st.sampled_from([0, 1, 7]),
+@given(st.sampled_from([40, 2**18]), st.integers(1, 70), st.integers(1, 2), st.integers(1, 20), st.sampled_from([0, 1, 7]),
        st.sampled_from(["window", "block", "strided"]), st.booleans(), st.booleans(), st.integers(0, 5), st.integers(0, 9),
        st.integers(1, 8))
 def test_pieces_say_what_the_map_says(maker: str, room: int, count: int, batch: int, size: int, shared: int, kind: str,
@@ -31,7 +30,8 @@ def test_pieces_say_what_the_map_says(maker: str, room: int, count: int, batch: 
     q, k = (torch.randn(batch, h, count, 4, dtype=dtype, generator=random) for h in (4, 2))
     sinks = torch.randn(4, dtype=dtype, generator=random) if sunk else None
     mask, spec, probe = called(kind, size, shared or int(kind != "strided"), causal), SurveySpec(top, cells, bins), k[..., 0]
-    w, lse, s = whole_map(q.double(), k.double(), visible(mask, batch, 4, count, count), sinks if sinks is None else sinks.double())
+    seen = visible(mask, batch, 4, count, count)
+    w, lse, s = whole_map(q.double(), k.double(), seen, sinks if sinks is None else sinks.double())
     expected = from_the_map(w, lse, s, spec)
     expected["probed"] = (w @ probe.double().repeat_interleave(2, dim=1)[..., None])[..., 0]
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +45,8 @@ def test_pieces_say_what_the_map_says(maker: str, room: int, count: int, batch: 
                 assert ((at == -1) == (found.top_weights == 0)).all()
                 torch.testing.assert_close(w.gather(3, at.clamp(min=0)).masked_fill(at == -1, 0), found.top_weights.double(),
                                            atol=tolerance, rtol=0)
-                assert all(len(set(row)) == len(row) for row in ([n for n in row if n >= 0] for row in at.flatten(0, 2).tolist()))
+                live = [row[row >= 0].tolist() for row in at.flatten(0, 2)]
+                assert all(len(set(row)) == len(row) for row in live)
 
 
 def test_softcap_and_scale_are_in_the_pieces_too() -> None:
@@ -68,19 +69,21 @@ def test_column_sums_alone_come_from_the_pieces(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("mask", "most"), [
-    # Global queries and keys; the window, a span that the native kernel skips by itself; and 9 rows of 2043 / 9 tokens.
-    (called("strided", 9, 5, True), 5 * 2048 + 2043 * 5 + 2043 * 2043), (called("window", 9, 5, False), 5 * 2048 + 2043 * 2048)])
+    # Global queries, global keys, and the window, a span whose outside the native kernel skips by itself.
+    (called("strided", 9, 5, True), 5 * 2048 + 2043 * 5 + 2043**2), (called("window", 9, 5, False), 5 * 2048 + 2043 * 2048)])
 def test_what_is_hidden_is_not_computed(mask: Mask, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, far, real, scores = [], [], native.compute, strides.scores
     monkeypatch.setattr(native, "compute", lambda part, *given, **more: asked.append(part) or real(part, *given, **more))
-    monkeypatch.setattr(strides, "scores", lambda q, k, **given: far.append(q.numel() // 4 * k.shape[2]) or scores(q, k, **given))
+    monkeypatch.setattr(strides, "scores", lambda q, k, **given: far.append(q.numel() // 4 * k.shape[2]) or scores(
+        q, k, **given))
     q = torch.randn(1, 1, 2048, 4)
     lse = attend(q, q, q, mask, kernel="sparse").lse
     asked.clear()
     found = survey(q, q, lse, mask)
     assert all(part.mask.scattered is False for part in asked)
     assert sum(part.q.shape[2] * part.k.shape[2] for part in asked) == most
-    assert sum(far) <= (9 * 228**2 if "strided" in {rule.kind for rule in mask.rules} else 0)
+    # Nine rows of every ninth token.
+    assert sum(far) <= (9 * 228**2 if any(rule.kind == "strided" for rule in mask.rules) else 0)
     torch.testing.assert_close(found.mass, torch.ones(1, 1, 2048))
 
 
@@ -103,6 +106,7 @@ def test_a_part_of_a_map_and_a_bias_go_the_old_way() -> None:
               for rows in (slice(0, 11), slice(11, 30))]
     assert halves[0].kernel == "streamed"
     assert_same(halves[0].merge(halves[1]), from_the_map(w, lse, s, spec), 1e-12)
-    corner = survey(q[:, :, :15], q[:, :, 15:], lse[:, :, 15:], mask, spec, rows=slice(15, 30), keys=slice(15, 30), shape=(30, 30))
-    assert corner.received[:, :, :15].sum() == 0
+    half = slice(15, 30)
+    corner = survey(q[:, :, half], q[:, :, half], lse[:, :, half], mask, spec, rows=half, keys=half, shape=(30, 30))
+    torch.testing.assert_close(corner.received[:, :, half], w[:, :, half, half].sum(2))
     assert survey(q, q, lse, mask, spec, bias=torch.zeros(1, 1, 30, 30, dtype=torch.float64)).kernel == "streamed"

@@ -5,6 +5,7 @@ and grammar, whether the model finds a right sentence likelier than a wrong one.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from klieg.shell import Language, Model
 
 if TYPE_CHECKING:
     from klieg.analysis.coreference.riddles import Riddle, Riddles
+    from klieg.analysis.likelihood import Scorer
     from klieg.analysis.reader import Reader
 
 SETS = "wsc273, winobias, winogender, gap, cluewsc"
@@ -60,20 +62,53 @@ def coref(
 
 
 def grammar(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Minimal pairs as BLiMP writes them; by default BLiMP, "
-                                                "from the folder of public texts.")] = None,
+    what: Annotated[str | None, typer.Argument(metavar="FILE|SENTENCE", help="Minimal pairs as BLiMP writes them, by default "
+                                               "BLiMP from the folder of public texts; or the first of two sentences.")] = None,
+    other: Annotated[str | None, typer.Argument(metavar="SENTENCE", help="The second, token by token beside it.")] = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="Read so many pairs of each paradigm; by default all.")] = None,
     model: Model = "chat",
     data: Data = None,
     json_file: Json = None,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Every phenomenon in one picture, at any size.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="All phenomena, or both sentences, in one picture.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="The same in pixels.")] = None,
     lang: Language = None,
 ) -> None:
     """See whether right sentences are likelier than wrong ones.
 
-    Minimal pairs of sentences that differ by a fault, by phenomenon, with intervals.
+    Minimal pairs of sentences that differ by a fault, by phenomenon, with intervals; or two sentences of your own, token by
+    token.
     """
+    from klieg.analysis.likelihood import Scorer
+
+    language = shell.language(lang)
+    files = shell.files(json=json_file, svg=svg, png=png)
+    if other is not None:
+        if pairs is not None or data is not None:
+            raise KliegError("--pairs and --data are for a file of pairs; leave them out, or name one file instead of two "
+                             "sentences.")
+        _two(Scorer.load(model), shell.given(what or ""), shell.given(other), files, language)
+    else:
+        _pairs(model, what, pairs, data, files, language)
+
+
+def _two(scorer: Scorer, one: str, other: str, files: dict[str, Path], language: str) -> None:
+    from klieg.analysis.grammar import contrast
+    from klieg.views.contrast import contrast as drawn
+    from klieg.views.palette import DARK
+    from klieg.views.picture import TERMINAL
+    from klieg.views.text import lower
+
+    found = contrast(scorer, one, other)
+    if files:
+        shell.deliver({path: _numbers(found.as_json()) if kind == "json" else shell.drawn(drawn(found, language=language), kind)
+                       for kind, path in files.items()})
+        return
+    console = shell.console()
+    for line in lower(drawn(found, DARK, medium=TERMINAL, language=language)):
+        console.print(line, soft_wrap=True)
+
+
+def _pairs(model: str, what: str | None, pairs: int | None, data: str | None, files: dict[str, Path], language: str) -> None:
     from klieg.analysis.grammar import FILE, read_pairs
     from klieg.analysis.grammar import grammar as ordered
     from klieg.analysis.likelihood import Scorer
@@ -81,9 +116,10 @@ def grammar(
     from klieg.views.grammar import phenomena, picture
     from klieg.views.progress import counted
 
-    language = shell.language(lang)
-    files = shell.files(json=json_file, svg=svg, png=png)
-    given = read_pairs(file or data_folder(data) / FILE, pairs)
+    path = data_folder(data) / FILE if what is None else Path(what)
+    if what is not None and not _there(path):
+        raise KliegError(f"there is no file {what!r}; name a file of minimal pairs, or two sentences to compare.")
+    given = read_pairs(path, pairs)
     scorer = Scorer.load(model)
     with counted("sentences", shell.console(error=True)) as step:
         found = ordered(scorer, given, step)
@@ -93,6 +129,13 @@ def grammar(
                        for kind, path in files.items()})
         return
     shell.console().print(phenomena(found.total, found.phenomena, language))
+
+
+def _there(path: Path) -> bool:
+    """Whether there is anything of that name; also of a text that nothing could be named by."""
+    with suppress(OSError):
+        return path.exists()
+    return False
 
 
 def _reader(model: str) -> Reader:

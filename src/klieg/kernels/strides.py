@@ -38,8 +38,8 @@ def survey(text: Scores, lse: Tensor, found: Survey, first: int, stride: int, pr
         steps = torch.arange(high, device=q.device)
         steps = steps[down, None] - steps[across]
         for which in blocks(0, stride, max(1, ROOM // (batch * heads * high * rows))):
-            s = scores(q[:, which, :, down].flatten(0, 1), k[:, which, :, across].flatten(0, 1), scale=text.scale,
-                       softcap=text.softcap).unflatten(0, (batch, -1))                            # (b, r, h, i, j)
+            s = scores(q[:, which, :, down].flatten(0, 1), k[:, which, :, across].flatten(0, 1),
+                       scale=text.scale, softcap=text.softcap).unflatten(0, (batch, -1))           # (b, r, h, i, j)
             hidden = (steps <= 0 if causal(text.mask) else steps == 0) | (slots[which, None, across] >= stop)
             band = _Band(found, slots[which, down], slots[which, across], stop)
             band.put(s.masked_fill_(hidden[:, None], -torch.inf), logs[:, which, :, down], steps.abs() * stride)
@@ -49,7 +49,7 @@ def survey(text: Scores, lse: Tensor, found: Survey, first: int, stride: int, pr
 
 @dataclass(eq=False)
 class _Band:
-    """Some rows of some of the small maps: the slots (r, i) of its queries and (r, j) of its keys, tokens where below `stop`."""
+    """Some rows of some of the small maps: the slots (r, i) of queries and (r, j) of keys, tokens where below `stop`."""
 
     found: Survey
     rows: Tensor
@@ -71,7 +71,8 @@ class _Band:
         found.received[:, :, there] += w.sum(3).movedim(1, 2)[:, :, self.keys < self.stop]
         if self.keys[0, 0] == 0:
             found.first[:, :, self.rows[0]] = w[:, 0, :, :, 0]
-        bounds = torch.tensor([2**n for n in range(min(found.histogram.shape[2] - 1, 62))], dtype=torch.int64, device=w.device)
+        bounds = [2**n for n in range(min(found.histogram.shape[2] - 1, 62))]
+        bounds = torch.tensor(bounds, dtype=torch.int64, device=w.device)
         found.histogram.index_add_(2, torch.bucketize(distance.flatten(), bounds, right=True), w.sum(1).flatten(2))
         if found.map_mean is not None:
             self._pool()
@@ -93,7 +94,8 @@ class _Band:
     def _pool(self) -> None:
         """Sums and maxima of the buckets of the map."""
         found, shape = self.found, self.found.map_mean.shape
-        down, across = (_buckets(edges(self.stop, cells), places) for places, cells in ((self.rows, shape[2]), (self.keys, shape[3])))
+        down, across = (_buckets(edges(self.stop, cells), places)
+                        for places, cells in ((self.rows, shape[2]), (self.keys, shape[3])))
         cell = (down[:, :, None] * shape[3] + across[:, None]).flatten()
         w = self.w.movedim(1, 2).flatten(2)
         found.map_mean.flatten(2).scatter_add_(2, cell.expand_as(w), w)
