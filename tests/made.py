@@ -10,7 +10,10 @@ import torch
 from klieg import attention
 from klieg.analysis.atlas import Atlas
 from klieg.analysis.behaviour import Score
+from klieg.analysis.chance import Rate
+from klieg.analysis.coreference import Head
 from klieg.analysis.reader import Heads
+from klieg.analysis.syntax import Relation, Syntax
 from klieg.attention import Mask
 from klieg.errors import KliegError
 from klieg.explorer.turns import Turn
@@ -75,3 +78,15 @@ def gathered(texts: int = 5, model: str = "chat") -> Atlas:
         found.add([(Heads(layer, "self", 4, 2), {name: score() for name in names}) for layer in range(3)])
         found.counts.update(windows=1, tokens=64)
     return found
+
+
+def parsed(model: str = "chat") -> Syntax:
+    """What random heads make of a treebank: 3 layers, 4 heads on 2 K/V heads, two relations from either side."""
+    random, relations = torch.Generator().manual_seed(3), []
+    for name, count, offset in (("all", 40, -1), ("ns<b>ubj", 12, 2)):
+        for to in ("head", "dependent"):
+            every = [Rate(float(right), count) for right in torch.randint(0, count, (12,), generator=random)]
+            chance = torch.rand(12, generator=random, dtype=torch.float64).tolist()
+            relations.append(Relation(name, to, every, chance, Head(1, "self", 2), 6, Rate(9.5, 10), offset, Rate(3.0, count),
+                                      0.125))
+    return Syntax(model, [Heads(layer, "self", 4, 2) for layer in range(3)], relations, 21, {"long": 1})

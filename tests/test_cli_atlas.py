@@ -232,14 +232,15 @@ def test_a_treebank_is_read_for_grammar(tiny: Path, here: Path) -> None:  # noqa
     from pyarrow import parquet
 
     from klieg.analysis.reader import load
-    from klieg.analysis.syntax import syntax
+    from klieg.analysis.syntax import Syntax, syntax
     from klieg.analysis.treebank import read_treebank
 
     path = grammar(here / "some.conllu")
     ran = run("atlas", tiny, path, "-o", "out", "--parquet")
     assert ran.status == 0, ran.err
     found = syntax(load(str(tiny)), read_treebank(path))
-    assert sorted(each.name for each in Path("out").iterdir()) == [f"syntax.{x}" for x in ("csv", "html", "parquet", "svg")]
+    assert {each.name for each in Path("out").iterdir()} == {f"syntax.{x}" for x in ("csv", "html", "json", "parquet", "svg")}
+    assert Syntax.load("out/syntax.json").as_json() == found.as_json()
     lines = list(csv.DictReader(Path("out/syntax.csv").read_text("utf-8").splitlines()))
     assert [float(line["share"]) for line in lines] == [line.share for line in found.lines()]
     assert parquet.read_table("out/syntax.parquet").column("baseline").to_pylist() == [line.baseline for line in found.lines()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from made import gathered, made
+from made import gathered, made, parsed
 
 from klieg.commands import serve
 from klieg.errors import KliegError
@@ -47,6 +49,22 @@ def test_a_folder_is_an_atlas(tmp_path, monkeypatch) -> None:
     assert desk.atlas("one").table("first") == gathered().table("first")
     with pytest.raises(KliegError, match="there is no atlas in"):
         serve.serve([tmp_path], None, 0, "127.0.0.1", False, None)
+
+
+def test_a_folder_is_what_heads_make_of_a_treebank(tmp_path, monkeypatch) -> None:
+    (tmp_path / "syntax.json").write_text(json.dumps(parsed().as_json()), "utf-8")
+    asked = []
+    monkeypatch.setattr(server, "serve", lambda desk, *rest: asked.append(desk))
+    with pytest.raises(KeyboardInterrupt):
+        serve.serve([tmp_path, tmp_path / "syntax.json"], None, 0, "127.0.0.1", False, None)
+    gathered().save(tmp_path / "atlas.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        serve.serve([tmp_path], None, 0, "127.0.0.1", False, None)
+    assert all(asked[0].atlas(name).as_json() == parsed().as_json() for name in (tmp_path.name, "syntax.json"))
+    assert asked[1].atlas(tmp_path.name).table("first") == gathered().table("first")
+    (tmp_path / "syntax.json").write_text("{}", "utf-8")
+    with pytest.raises(KliegError, match="is not what this Klieg writes of a treebank"):
+        serve.serve([tmp_path / "syntax.json"], None, 0, "127.0.0.1", False, None)
 
 
 def test_what_is_no_trace_is_said_before_the_page_is_opened(tmp_path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made import parsed
 from test_models import LLAMA, lively
 from torch import Tensor
 
 from klieg.analysis.reader import Heads, Reader
-from klieg.analysis.syntax import ALL, look, predicted, syntax
+from klieg.analysis.syntax import ALL, FORM, Syntax, look, predicted, syntax
 from klieg.analysis.treebank import Link, Sentence
 from klieg.attention import Mask, hide, log_sum_exp
 from klieg.errors import KliegError
@@ -218,3 +221,26 @@ def test_words_without_a_token_and_long_sentences_are_said(tokenizer: Tokenizer)
     reader.positions = 8
     short = [one for one in known if len(reader.placed(one.text)[0]) <= 8]
     assert syntax(reader, known).left_out["long"] == len(known) - len(short) > 0
+
+
+def test_what_was_found_is_saved_and_read_again(tmp_path: Path) -> None:
+    found = parsed()
+    (tmp_path / "s.json").write_text(json.dumps(found.as_json()), "utf-8")
+    again = Syntax.load(tmp_path / "s.json")
+    assert again.as_json() == found.as_json() and again.lines() == found.lines() and len(again.lines()) == 48
+    assert again.relations[1].chosen == found.relations[1].every[6]
+
+
+@pytest.mark.parametrize("broken", [
+    lambda said: said | {"form": "klieg-syntax/9"}, lambda said: {}, lambda said: [],
+    lambda said: said | {"rows": said["rows"][1:]},
+    lambda said: said | {"relations": [said["relations"][0] | {"place": 12}]},
+    lambda said: said | {"relations": [said["relations"][0] | {"to": "x"}]},
+    lambda said: said | {"relations": [said["relations"][0] | {"every": [{"right": 0, "count": 0}] * 12}]},
+    lambda said: said | {"relations": [said["relations"][0] | {"chance": ["x"] * 12}]}])
+def test_another_file_is_refused(tmp_path: Path, broken: Callable) -> None:
+    (tmp_path / "s.json").write_text(json.dumps(broken(parsed().as_json())), "utf-8")
+    with pytest.raises(KliegError, match=f"is not what this Klieg writes of a treebank .{FORM}"):
+        Syntax.load(tmp_path / "s.json")
+    with pytest.raises(KliegError, match="cannot be read"):
+        Syntax.load(tmp_path / "none.json")

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 
 import pytest
-from made import gathered
+from made import gathered, parsed
 from starlette.testclient import TestClient
 
 from klieg.analysis.atlas import SCORES
@@ -15,13 +15,14 @@ from klieg.analysis.behaviour import UNITS
 from klieg.explorer.desk import Desk
 from klieg.explorer.server import application
 from klieg.views import svg
+from klieg.views import syntax as relations
 from klieg.views.atlas import grid
 from klieg.views.palette import DARK
 
 
 @pytest.fixture
 def desk() -> Desk:
-    return Desk({}, atlases={"one": gathered(), "un<b>": gathered(1, "other")})
+    return Desk({}, atlases={"one": gathered(), "un<b>": gathered(1, "other"), "trees": parsed("other")})
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def client(desk: Desk) -> TestClient:
 
 
 def test_what_there_is(client: TestClient) -> None:
-    one, other = client.get("/api/atlases").json()["atlases"]
+    one, other, _ = client.get("/api/atlases").json()["atlases"]
     assert (one["name"], one["model"], one["tokens"], one["texts"], one["whole"]) == ("one", "chat", 320, 5, False)
     assert one["rows"] == [{"layer": layer, "kind": "self", "heads": 4, "kv_heads": 2} for layer in range(3)]
     assert [score["name"] for score in one["scores"]] == [name for name in SCORES if name in ("own", "first", "entropy")]
@@ -58,7 +59,27 @@ def test_saved(client: TestClient, desk: Desk) -> None:
     assert client.get("/api/atlases/un<b>/scores/first/pictures/png").content.startswith(b"\x89PNG")
 
 
+def test_a_treebank_has_a_score_for_each_relation_and_side(client: TestClient) -> None:
+    found, told = parsed("other"), client.get("/api/atlases").json()["atlases"][2]
+    assert (told["of"], told["model"], told["texts"], told["whole"]) == ("treebank", "other", 21, True) and "tokens" not in told
+    assert [score["name"] for score in told["scores"]] == ["all.head", "all.dependent", "ns<b>ubj.head", "ns<b>ubj.dependent"]
+    assert told["scores"][2]["words"] == ["ns<b>ubj: a word's head", "ns<b>ubj：找支配词"]
+    said, one = client.get("/api/atlases/trees/scores/ns<b>ubj.dependent").json(), found.relations[3]
+    wanted = [line for line in found.lines() if (line.relation, line.to) == ("ns<b>ubj", "dependent")]
+    assert {(line["layer"], line["head"]): line["mean"] for line in said["lines"]} == {
+        (line.layer, line.head): line.share for line in wanted}
+    assert [line["mean"] for line in said["lines"]] == sorted((rate.share for rate in one.every), reverse=True)
+    line = next(line for line in said["lines"] if (line["layer"], line["head"]) == (2, 3))
+    assert (line["low"], line["high"], line["chance"], line["texts"]) == (*one.every[11].interval, one.chance[11], 12)
+    assert said["gold"] == {"chosen": {"layer": 1, "kind": "self", "head": 2}, "share": one.every[6].share, "development": 0.95,
+                            "offset": 2, "baseline": 0.25, "p": 0.125}
+    address = "/api/atlases/trees/scores/ns<b>ubj.dependent/pictures/"
+    assert client.get(address + "svg?dark=true&lang=zh").text == svg.lower(relations.grid(found, one, DARK, "zh"))
+    assert client.get(address + "json").json()["gold"] == said["gold"]
+
+
 @pytest.mark.parametrize(("path", "status", "says", "zh"), [
+    ("trees/scores/induction", 422, "has no score 'induction'. It has: all.head, all.dependent", "没有指标"),
     ("none/scores/first", 422, "not started with the atlas 'none'", "没有给它图谱"),
     ("one/scores/induction", 422, "has no score 'induction'. It has: own, first, entropy", "没有指标"),
     ("one/scores/nothing", 422, "has no score 'nothing'", "没有指标"),

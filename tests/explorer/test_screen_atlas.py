@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from made import Maker, gathered
+from made import Maker, gathered, parsed
 from screens import drawn, settled, until
 
 from klieg.analysis.behaviour import UNITS
@@ -14,7 +14,8 @@ from klieg.explorer.desk import Desk
 
 @pytest.fixture(scope="module")
 def address(served) -> str:
-    desk = Desk({"random": Maker("random")}, atlases={"one": gathered(model="random"), "other": gathered(3, "absent")})
+    desk = Desk({"random": Maker("random")}, atlases={"one": gathered(model="random"), "other": gathered(3, "absent"),
+                                                                 "trees": parsed("random")})
     return served(desk) + "#lang=en&theme=light&screen=atlas&text=one two"
 
 
@@ -90,4 +91,28 @@ def test_a_head_of_a_model_that_is_not_there_stays(address: str, page) -> None:
 
 def test_without_an_atlas_it_is_said_how_to_make_one(page, served) -> None:
     drawn(page, served(Desk({"random": Maker("random")})) + "#lang=zh&screen=atlas&text=one")
-    assert page.locator("code").all_inner_texts() == ["klieg atlas chat my-text.txt -o atlas", "klieg serve atlas"]
+    assert page.locator("code").all_inner_texts() == [
+        "klieg atlas chat my-text.txt -o atlas", "klieg atlas chat my-treebank.conllu -o grammar", "klieg serve atlas grammar"]
+
+
+def test_a_treebank_stands_beside_the_offset_that_it_is_held_to(address: str, page) -> None:
+    drawn(page, address + "&atlas.name=trees&atlas.score=ns<b>ubj.head")
+    page.locator("tbody tr").first.wait_for()
+    one = parsed("random").relations[2]
+    shares = {(n // 4, n % 4): rate.share for n, rate in enumerate(one.every)}
+    assert {name: mean for name, mean, _ in rows(page)} == {
+        f"Layer {layer} · Head {head}": share for (layer, head), share in shares.items()}
+    assert {name: chance for name, _, chance in rows(page)} == {
+        f"Layer {n // 4} · Head {n % 4}": chance for n, chance in enumerate(one.chance)}
+    assert page.locator(".gold").inner_text() == (
+        "Layer 1 · Head 2 did best on the other sentences, where heads were chosen, and is right in "
+        f"{one.chosen.share:.3f} here; always looking 2 words ahead: 0.250 (sign test that the head is no better: p = 0.125).")
+    assert "21 sentences of a treebank" in page.locator(".counts").inner_text()
+    assert page.locator("thead button").last.inner_text() == "Words"
+    page.keyboard.press("s")
+    until(page, "location.hash.includes('dependent')")
+    page.locator("#atlas-1-2").click()
+    until(page, "location.hash.includes('screen=heads') && location.hash.includes('layer=1&head=2')")
+    drawn(page, address.replace("lang=en", "lang=zh") + "&atlas.name=trees&atlas.score=all.head")
+    page.locator("tbody tr").first.wait_for()
+    assert "若总是看前面第 1 个词" in page.locator(".gold").inner_text()

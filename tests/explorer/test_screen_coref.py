@@ -116,6 +116,24 @@ def test_a_set_is_gone_through(host: str, page, desk: Desk, tmp_path: Path, monk
     assert f"{100 * found.test.share:.2f} %" in page.locator(".sentence").inner_text()
 
 
+def test_riddles_of_one_facet_stand_by_themselves(host: str, page, desk: Desk, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "eval/winograd").mkdir(parents=True)
+    (tmp_path / "eval/winograd/WinoGender.txt").write_text("".join(record(n, "[MASK]", "[MASK]") for n in range(12)), "utf-8")
+    monkeypatch.setenv("KLIEG_DATA", str(tmp_path))
+    drawn(page, f"{host}&text={TEXT}&coref.view=sets")
+    page.get_by_role("button", name="Go through it").click()
+    page.locator("data.rate").first.wait_for()
+    found = coreference(analysed(desk, "chat"), riddles("winogender", tmp_path, Scorer.load("chat").likeliest))
+    assert set(found.facets) == {"feminine", "masculine"}
+    for name, facet in (("he", "masculine"), ("she", "feminine")):
+        page.locator("fieldset", has_text="Which riddles").get_by_text(name, exact=True).click()
+        until(page, "location.hash.includes('coref.part=' + it)", facet)
+        shown = [float(e.get_attribute("value")) for e in page.locator("data.rate").all()]
+        assert shown == [rate.share for rate in found.facets[facet].values()]
+    assert page.locator("td.count").first.inner_text() == str(found.facets["feminine"]["head"].count)
+
+
 def test_without_texts_it_says_what_is_missing(host: str, page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KLIEG_DATA", raising=False)
     drawn(page, f"{host}&text={TEXT}&coref.view=sets")

@@ -19,8 +19,11 @@ shuffled among its links. A head that looks at a fixed distance has that much, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +33,12 @@ from klieg.analysis.chance import Rate, sign_test
 from klieg.analysis.coreference import Head, heads_of
 from klieg.analysis.reader import Heads, Reader
 from klieg.analysis.treebank import Sentence
-from klieg.errors import KliegError
+from klieg.errors import KliegError, first_line
 from klieg.trace import Call
 
 ALL = "all"                             # the links of all relations together
 WAYS = ("head", "dependent")            # what is looked for
+FORM = "klieg-syntax/1"                 # of a saved file
 Told = Callable[[int, int], None]
 
 
@@ -105,6 +109,27 @@ class Syntax:
             found += sorted(lines, key=lambda line: -line.share)
         return found
 
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as load() reads it."""
+        return {"form": FORM, **asdict(self)}
+
+    @classmethod
+    def load(cls, path: str | Path) -> Syntax:
+        """What `klieg atlas` wrote of a treebank. KliegError for any other file."""
+        try:
+            said = json.loads(Path(path).read_bytes())
+            if said["form"] != FORM:
+                raise ValueError(said["form"])
+            rows = [Heads(int(each["layer"]), str(each["kind"]), int(each["heads"]), int(each["kv_heads"]))
+                    for each in said["rows"]]
+            relations = [_loaded(one, len(heads_of(rows))) for one in said["relations"]]
+            return cls(str(said["model"]), rows, relations, int(said["sentences"]), dict(said["left_out"]))
+        except OSError as e:
+            raise KliegError(f"{path} cannot be read ({first_line(e)}); name what klieg atlas wrote of a treebank.") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise KliegError(f"{path} is not what this Klieg writes of a treebank ({FORM}); make it anew with klieg "
+                             "atlas.") from None
+
     def ways(self) -> list[Relation]:
         """Each relation once: from the side from which it was predicted better where heads were chosen."""
         best: dict[str, Relation] = {}
@@ -113,6 +138,20 @@ class Syntax:
             if known is None or relation.development.share > known.development.share:
                 best[relation.name] = relation
         return list(best.values())
+
+
+def _loaded(said: dict[str, Any], heads: int) -> Relation:
+    """A relation of a saved file; ValueError if it is not of so many heads."""
+    def rate(each: dict[str, Any]) -> Rate:
+        return Rate(float(each["right"]), int(each["count"]))
+
+    every, chance, place = [rate(each) for each in said["every"]], [float(x) for x in said["chance"]], int(said["place"])
+    fits = len(every) == len(chance) == heads and 0 <= place < heads and all(each.count > 0 for each in every)
+    if not fits or said["to"] not in WAYS:
+        raise ValueError(said["name"])
+    best = Head(int(said["best"]["layer"]), str(said["best"]["kind"]), int(said["best"]["head"]))
+    return Relation(str(said["name"]), said["to"], every, chance, best, place, rate(said["development"]), int(said["offset"]),
+                    rate(said["baseline"]), float(said["p"]))
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ import typer
 
 from klieg import shell
 from klieg.commands.atlas import FILE
+from klieg.commands.syntax import FILE as SYNTAX
 from klieg.shell import Language
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ def serve(
     """Open the Explorer on models, traces and atlases."""
     from klieg import models
     from klieg.analysis.atlas import Atlas
+    from klieg.analysis.syntax import Syntax
     from klieg.explorer.desk import Desk
     from klieg.explorer.reader import Reader
     from klieg.explorer.server import serve as run
@@ -34,12 +36,18 @@ def serve(
 
     language = shell.language(lang) if lang is not None else None
     readers = {name: Reader(name) for name in model or models.bundled()}
-    folders = [path for path in traces or [] if path.is_dir() or path.suffix == ".safetensors"]
+    folders = [path for path in traces or [] if path.is_dir() or path.suffix in (".safetensors", ".json")]
     saved = [path for path in traces or [] if path not in folders]
     if model or not saved:
         readers[next(iter(readers))].languages  # noqa: B018 - what cannot be opened is said before the page is
     files = opened(saved, Trace.load)
-    atlases = opened(folders, lambda path: Atlas.load(path / FILE if path.is_dir() else path))
+
+    def atlas(path: Path) -> Atlas | Syntax:
+        if path.is_dir():
+            path /= SYNTAX if (path / SYNTAX).exists() and not (path / FILE).exists() else FILE
+        return Syntax.load(path) if path.suffix == ".json" else Atlas.load(path)
+
+    atlases = opened(folders, atlas)
     run(Desk(readers, files, atlases=atlases), port, browser, language, lambda line: shell.write(f"{line}\n"), host)
     raise KeyboardInterrupt  # nothing else ends it
 

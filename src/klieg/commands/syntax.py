@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import suppress
 from dataclasses import fields
@@ -13,6 +14,8 @@ from klieg.errors import KliegError, nearest
 
 if TYPE_CHECKING:
     from klieg.analysis.syntax import Relation
+
+FILE = "syntax.json"        # in the folder: what `klieg serve` opens
 
 
 def syntax(model: str, path: Path, out: Path, by: str | None, parquet: bool, language: str) -> None:
@@ -44,6 +47,7 @@ def syntax(model: str, path: Path, out: Path, by: str | None, parquet: bool, lan
     pictures = {name(one, language): grid(found, one, language=language)
                 for one in [first, *(one for one in relations if one is not first)]}
     bodies = {out / "syntax.csv": columns.csv(lines).encode()}
+    bodies[out / FILE] = (json.dumps(found.as_json(), ensure_ascii=False) + "\n").encode()
     if parquet:
         bodies[out / "syntax.parquet"] = columns.parquet(lines, {"model": found.model, "treebank": path.name})
     bodies |= {out / "syntax.svg": shell.drawn(pictures[name(first, language)], "svg"),

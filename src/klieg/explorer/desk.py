@@ -21,6 +21,7 @@ from klieg.trace import Trace
 
 if TYPE_CHECKING:
     from klieg.analysis.atlas import Atlas
+    from klieg.analysis.syntax import Syntax
     from klieg.explorer.writing import Written
     from klieg.generate import Sampling
 
@@ -45,8 +46,8 @@ class Desk:
     """Models and atlases by name, traces by id, and whose turn it is to compute."""
 
     def __init__(self, models: Mapping[str, Reads], files: Mapping[str, Trace] | None = None, room: int = ROOM,
-                 atlases: Mapping[str, Atlas] | None = None) -> None:
-        """`files` are traces that were opened at the start; they and the atlases stay."""
+                 atlases: Mapping[str, Atlas | Syntax] | None = None) -> None:
+        """`files` are traces that were opened at the start; they and the atlases, of corpora and of treebanks, stay."""
         self.models, self.files, self.turns = dict(models), dict(files or {}), Turns()
         self.atlases = dict(atlases or {})
         self._room = room
@@ -60,7 +61,7 @@ class Desk:
                              zh=f"启动服务器时没有给它模型 {name!r}。它有的是：{has or '一个也没有'}。")
         return self.models[name]
 
-    def atlas(self, name: str) -> Atlas:
+    def atlas(self, name: str) -> Atlas | Syntax:
         if name not in self.atlases:
             has = ", ".join(self.atlases)
             raise KliegError(f"this server was not started with the atlas {name!r}. It has: {has or 'none'}.",

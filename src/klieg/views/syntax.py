@@ -22,6 +22,8 @@ WORDS = {
                    "{name}：从从属词看，权重最大的词正是其支配词的比例"),
     "title dependent": ("{name}: how often a head word's strongest weight is on such a dependent",
                         "{name}：从支配词看，权重最大的词正是这种从属词的比例"),
+    "short head": ("{name}: a word's head", "{name}：找支配词"),
+    "short dependent": ("{name}: a word's dependent", "{name}：找从属词"),
     "read": ("{sentences:,} sentences; heads and offsets were chosen on every second one, and all figures are of the others",
              "共 {sentences:,} 句；头与偏移在隔句抽出的一半上选定，这里是另一半上的结果"),
     "columns": ("right: the share of words whose strongest weight is right, with its 95 % interval. offset: the same for "
@@ -84,6 +86,11 @@ def grid(found: Found, relation: Relation, theme: Theme = LIGHT, language: str =
 def name(relation: Relation, language: str) -> str:
     """The title of a relation's picture."""
     return word(f"title {relation.to}", language, name=_relation(relation, language))
+
+
+def short(relation: Relation, language: str) -> str:
+    """A relation and what is looked for, in a few words."""
+    return word(f"short {relation.to}", language, name=_relation(relation, language))
 
 
 def table(relations: Sequence[Relation], language: str) -> Table:

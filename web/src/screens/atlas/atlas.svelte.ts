@@ -3,11 +3,12 @@ import type { Shown } from '../../parts/save'
 import type { Explorer } from '../../state/explorer.svelte'
 import { json, ServerError } from '../../wire/source'
 import type { Kind } from '../../wire/trace'
-import { COLUMNS, type Atlas, type Column, type Line } from './lines'
+import { COLUMNS, type Atlas, type Column, type Gold, type Line } from './lines'
 
 export class Atlases {
   all = $state.raw<Atlas[] | null>(null)   // null until the server has said them
   lines = $state.raw<Line[]>([])
+  #gold = $state.raw<Gold | null>(null)
   error = $state('')
   #shown = $state('')                      // whose lines are here
 
@@ -20,6 +21,7 @@ export class Atlases {
   kind = $derived.by(() => this.kinds.find((kind) => kind === this.explorer.more['atlas.kind']) ?? this.kinds[0] ?? '')
   rows = $derived.by(() => this.open?.rows.filter(({ kind }) => kind === this.kind) ?? [])
   shown = $derived.by(() => (this.#current() ? this.lines.filter(({ kind }) => kind === this.kind) : []))
+  gold = $derived.by(() => (this.#current() && this.#gold?.chosen.kind === this.kind ? this.#gold : null))
   by = $derived.by<Column>(() => COLUMNS.find((column) => column === this.explorer.more['atlas.by']?.replace('-', '')) ?? 'mean')
   turned = $derived.by(() => this.explorer.more['atlas.by']?.startsWith('-') ?? false)
   at = $derived.by(() => {
@@ -50,9 +52,10 @@ export class Atlases {
     const wanted = ++this.#wanted, path = this.#path()
     this.error = ''
     try {
-      const { lines } = await json<{ lines: Line[] }>(path)
+      const { lines, gold } = await json<{ lines: Line[]; gold?: Gold }>(path)
       if (wanted !== this.#wanted) return
       this.lines = lines
+      this.#gold = gold ?? null
       this.#shown = path
     } catch (e) {
       if (wanted === this.#wanted) this.error = this.#line(e)

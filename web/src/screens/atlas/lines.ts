@@ -2,7 +2,9 @@
 export interface Row { layer: number; kind: string; heads: number; kv_heads: number }
 export interface Line { layer: number; kind: string; head: number; mean: number; low: number | null; high: number | null; chance: number; texts: number }
 export interface Score { name: string; unit: string; words: [en: string, zh: string] }
-export interface Atlas { name: string; model: string; window: number; tokens: number; texts: number; whole: boolean; rows: Row[]; scores: Score[] }
+export interface Atlas { name: string; of: 'corpus' | 'treebank'; model: string; tokens?: number; texts: number; whole: boolean; rows: Row[]; scores: Score[] }
+// In a treebank: the head that was chosen on the other half of the sentences, and what it is held to.
+export interface Gold { chosen: { layer: number; kind: string; head: number }; share: number; development: number; offset: number; baseline: number; p: number }
 
 export const COLUMNS = ['head', 'mean', 'chance', 'texts'] as const
 export type Column = (typeof COLUMNS)[number]

@@ -80,6 +80,8 @@ export class Reference {
   model = $derived.by(() => (this.explorer.filed ? '' : this.explorer.model))
   wanted = $derived.by(() => ({ name: this.sets?.find((set) => set === this.explorer.more['coref.set']) ?? this.sets?.[0] ?? '', model: this.model }))
   summed = $derived.by(() => this.set.of(this.wanted))
+  facets = $derived.by(() => Object.keys(this.summed?.facets ?? {}))
+  facet = $derived.by(() => this.facets.find((facet) => facet === this.explorer.more['coref.part']) ?? null)   // null: all riddles
   count = $derived.by(() => (/^(10|50|1000)$/.test(this.explorer.more['coref.pairs'] ?? '') ? Number(this.explorer.more['coref.pairs']) : 10))
   asked = $derived.by(() => ({ model: this.model, pairs: this.count }))
   phenomena = $derived.by(() => this.grammar.of(this.asked))
@@ -148,7 +150,7 @@ export class Reference {
     this.#mark(this.pronoun, this.candidates.filter((each) => each !== span))
   }
 
-  ask(name: 'view' | 'from' | 'set' | 'pairs' | 'right' | 'wrong', value: string): void {
+  ask(name: 'view' | 'from' | 'set' | 'part' | 'pairs' | 'right' | 'wrong', value: string): void {
     this.explorer.more[`coref.${name}`] = value
   }
 
