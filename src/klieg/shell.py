@@ -94,11 +94,15 @@ def drawn(picture: Picture, kind: str) -> bytes:
 
 
 def files(card: bool = False, **given: Path | None) -> dict[str, Path]:
-    """The files that options name, by the options; refuses what would run together on standard output, `card` on it too."""
+    """The files that options name, by the options; refuses what would run together on standard output, `card` on it too, and
+    at once what could not be written in the end."""
     found = {option: path for option, path in given.items() if path is not None}
     there = [f"--{option} -" for option, path in found.items() if str(path) == "-"] + ["--cell"] * card
     if len(there) > 1:
         raise KliegError(f"{' and '.join(there)} would run together on standard output; name files.")
+    for path in found.values():
+        if str(path) != "-":
+            writable(path)
     return found
 
 
@@ -123,8 +127,11 @@ def writable(path: Path) -> None:
         raise KliegError(f"{path} cannot be written: it is a folder; name a file.")
     # A file beside it that is written and gone again tells what the disk says.
     trial = path.with_name(f".{path.name}.trial")
-    with atomic(trial) as part:
-        part.touch()
+    try:
+        with atomic(trial) as part:
+            part.touch()
+    except KliegError as e:
+        raise KliegError(str(e).replace(str(trial), str(path))) from None
     trial.unlink()
 
 
