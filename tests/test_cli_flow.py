@@ -49,7 +49,7 @@ def test_a_long_text_shows_the_tokens_whose_hiding_does_most(tiny: Path) -> None
     assert found.token > 40 and f"the 40 of {found.token} tokens whose hiding does most" in ran.text
 
 
-def test_files(tiny: Path) -> None:  # noqa: F811
+def test_files(tiny: Path, here: Path) -> None:  # noqa: F811
     ran = run("flow", TEXT, "--model", tiny, "--json", "f.json", "--svg", "f.svg", "--png", "f.png")
     assert ran.status == 0 and ran.text == "" and ran.err.splitlines()[-3:] == ["wrote f.json", "wrote f.svg", "wrote f.png"]
     found = flow(str(tiny), TEXT)

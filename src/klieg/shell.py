@@ -123,8 +123,9 @@ def writable(path: Path) -> None:
     """KliegError now, and not after an hour, if a file cannot be written there."""
     from klieg.atomic import atomic
 
-    if path.is_dir():
-        raise KliegError(f"{path} cannot be written: it is a folder; name a file.")
+    with suppress(OSError):     # what is wrong with the name is said below
+        if path.is_dir():
+            raise KliegError(f"{path} cannot be written: it is a folder; name a file.")
     # A file beside it that is written and gone again tells what the disk says.
     trial = path.with_name(f".{path.name}.trial")
     try:
