@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import settings
+from tidy import nothing_is_left_behind as nothing_is_left_behind
 
 # Without a GPU its kernels are interpreted. Triton reads this when it is first imported, by whatever file of tests.
 if not torch.cuda.is_available():

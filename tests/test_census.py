@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from apart import PATIENCE, died, free, together
 from test_atlas import atlas, corpus, reader, texts, tokenizer  # noqa: F401
 from test_cli import here, refused, run, tiny  # noqa: F401
 
@@ -26,7 +24,6 @@ from klieg.analysis.reader import Reader, load
 from klieg.errors import KliegError
 from klieg.parallel import Group, group
 
-PATIENCE = 120
 TEXT = "I love you and the cat loves the moon. The moon and the cat love you, and you love the moon. "
 
 
@@ -87,14 +84,14 @@ def test_parts_of_another_number_of_processes_are_refused_and_added_ones_go(read
     assert not list(tmp_path.iterdir())
 
 
-def together(rank: int, port: int, model: str, texts: str, path: str, dies: int | None) -> None:  # noqa: F811
+def work(rank: int, port: int, model: str, texts: str, path: str, dies: int | None) -> None:  # noqa: F811
     """What each of two processes does, up to 300 tokens and then to the end; process 1 kills itself after so many windows."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     reader, source, place = load(model), Corpus(texts), Path(path)  # noqa: F811
 
-    def work(part: Atlas, mine: Path, most: int | None) -> None:
+    def reading(part: Atlas, mine: Path, most: int | None) -> None:
         def visit(text: object, seed: int) -> None:
             if dies is not None and rank == 1 and part.counts["windows"] >= dies:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -105,25 +102,10 @@ def together(rank: int, port: int, model: str, texts: str, path: str, dies: int 
     with group(cards=False) as two:
         for name, tokens in (("some", 300), ("whole", None)):
             base = (Atlas.load(place) if place.exists() else empty(reader, source, 32)) if rank == 0 else None
-            found = shared(base, place, empty(reader, source, 32 if rank == 0 else None), work, tokens, two)
+            found = shared(base, place, empty(reader, source, 32 if rank == 0 else None), reading, tokens, two)
             assert (found is None) == (rank == 1)
             if found is not None:
                 found.save(place.with_name(f"{name}.safetensors"))
-
-
-def spawn(*given: object) -> bool:
-    """Two processes to their end; whether both came to it."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    processes = mp.spawn(together, (port, *(str(x) if isinstance(x, Path) else x for x in given)), nprocs=2, join=False)
-    until = time.monotonic() + PATIENCE
-    with suppress(mp.ProcessRaisedException, mp.ProcessExitedException):
-        while time.monotonic() < until:
-            if processes.join(1):
-                return True
-        raise AssertionError(f"the processes did not end in {PATIENCE} s")
-    return False
 
 
 def test_two_processes_one_of_which_is_killed_find_what_one_finds(tiny: Path, corpus: Corpus, tmp_path: Path) -> None:  # noqa: F811
@@ -131,10 +113,11 @@ def test_two_processes_one_of_which_is_killed_find_what_one_finds(tiny: Path, co
     one, some = empty(own, corpus, 32), empty(own, corpus, 32)
     gather(one, own, corpus)
     gather(some, own, corpus, 300)
-    assert not spawn(tiny, corpus.path, path, 3)                        # killed between two checkpoints
+    given = str(tiny), str(corpus.path), str(path)
+    assert died(work, free(), *given, 3)                                # killed between two checkpoints
     assert not path.exists()
     assert Atlas.load(tmp_path / "atlas.part-1-of-2.safetensors").counts["windows"] == 2
-    assert spawn(tiny, corpus.path, path, None)
+    assert together(work, free(), *given, None)
     same(Atlas.load(tmp_path / "some.safetensors"), some)
     for name in ("whole", "atlas"):
         same(Atlas.load(tmp_path / f"{name}.safetensors"), one)

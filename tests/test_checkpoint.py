@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
+import resource
 import signal
 import struct
-import subprocess
-import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from apart import FORKED
 from safetensors.torch import save_file
 
 from klieg import checkpoint
@@ -36,15 +36,6 @@ def refused(folder: Path, words: str) -> str:
         checkpoint.read_tensors(folder, SHAPES)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def script(body: str, *arguments: object) -> subprocess.Popen:
-    """Another Python process that runs `body`, sys.argv[1:] being the arguments."""
-    start = ("import sys, torch\nfrom pathlib import Path\nfrom klieg import checkpoint\n"
-             "from klieg.errors import KliegError\nfolder = Path(sys.argv[1])\n")
-    return subprocess.Popen([sys.executable, "-c", start + body, *map(str, arguments)], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"})
 
 
 # ---- reading ----
@@ -184,19 +175,23 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-WRITERS = {
-    "a model": "checkpoint.save(folder / 'a', {'w': torch.zeros(2_000_000)}, {}, {})",
-    "a state": "checkpoint.save_state(folder, 1, {'w': torch.zeros(2_000_000)}, {})",
-}
+WRITERS = {"a model": lambda folder, w: checkpoint.save(folder / "a", w, {}, {}),
+           "a state": lambda folder, w: checkpoint.save_state(folder, 1, w, {})}
+
+
+def write_on_a_full_disk(writer: str, folder: Path) -> str:
+    """What is said where no file may have more than a megabyte."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    with pytest.raises(KliegError) as caught:
+        WRITERS[writer](folder, {"w": torch.zeros(2_000_000)})
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_full_disk_leaves_nothing(tmp_path, writer: str) -> None:
-    process = script("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
-                     f"try:\n    {WRITERS[writer]}\nexcept KliegError as e:\n    print(e)\n", tmp_path)
-    out, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "cannot be written: file too large" in out and out.count("\n") == 1
+    with ProcessPoolExecutor(1, FORKED) as pool:
+        said = pool.submit(write_on_a_full_disk, writer, tmp_path).result(60)
+    assert "cannot be written: file too large" in said and "\n" not in said
     assert names(tmp_path) == []
 
 
@@ -209,21 +204,24 @@ def wait_for(path: Path) -> None:
     raise AssertionError(f"{path} was never written")
 
 
+def write_for_ever(folder: Path) -> None:
+    for n in range(10**9):
+        tensors = {"w": torch.full((200_000,), float(n))}
+        checkpoint.save(folder / "model", tensors, {"n": n}, {"n.txt": str(n)})
+        checkpoint.save_state(folder, n, tensors, {"n": n})
+
+
 def test_kill_at_any_moment_leaves_a_whole_model_and_a_whole_state(tmp_path) -> None:
-    body = ("print('go', flush=True)\n"
-            "for n in range(10**9):\n"
-            "    tensors = {'w': torch.full((200_000,), float(n))}\n"
-            "    checkpoint.save(folder / 'model', tensors, {'n': n}, {'n.txt': str(n)})\n"
-            "    checkpoint.save_state(folder, n, tensors, {'n': n})\n")
     for delay in (0.0, 0.051, 0.11, 0.173):
         folder = tmp_path / str(delay)  # of its own: what an earlier process left would pass for this one's
         folder.mkdir()
-        process = script(body, folder)
-        assert process.stdout.readline() == "go\n"
+        process = FORKED.Process(target=write_for_ever, args=(folder,), daemon=True)
+        process.start()
         wait_for(folder / "model")
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         n = checkpoint.read_config(folder / "model")["n"]
         weights = checkpoint.read_tensors(folder / "model", {"w": (200_000,)})["w"]
         assert names(folder / "model") == ["config.json", "model.safetensors", "n.txt"]

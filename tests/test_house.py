@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tidy
 
-HOUSE = Path(__file__).parents[1] / "src" / "klieg"
+ROOT = Path(__file__).parents[1]
+HOUSE = ROOT / "src" / "klieg"
 FILES = {str(path.relative_to(HOUSE)): path for path in sorted(HOUSE.rglob("*.py"))}
 
 # A room may import rooms before it, and never one behind it. The trace has files for its nouns: on disk it is a tracefile.
@@ -129,6 +132,39 @@ def test_the_rules_above_can_be_broken() -> None:
                 rule("views/bad.py")
     finally:
         del TREES["views/bad.py"], FILES["views/bad.py"]
+
+
+OTHERS = {str(path.relative_to(ROOT)): path for folder in ("native", "web/src", "benchmarks", "docs")
+          for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".cpp", ".h", ".ts", ".svelte", ".css", ".py")}
+COMMENT = {".py": '"""', ".css": "/*"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_page_and_the_kernels_are_explained_and_short_too(name: str) -> None:
+    """Components say what they are below their first tag; what a test of the page is about stands in its name."""
+    lines, comment = OTHERS[name].read_text("utf-8").splitlines(), COMMENT.get(OTHERS[name].suffix, "//")
+    first = lines[:12] if name.endswith(".svelte") else lines[:1]
+    assert name.endswith(".test.ts") or any(line.lstrip().startswith(comment) for line in first), f"{name} is not explained"
+    assert len(lines) <= 400, f"{name} has more than 400 lines"
+
+
+def test_what_a_test_leaves_in_the_working_tree_fails_it(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/tidy.py").write_text(Path(tidy.__file__).read_text("utf-8"), "utf-8")
+    (tmp_path / "tests/test_some.py").write_text("""
+from pathlib import Path
+from tidy import nothing_is_left_behind
+root = Path(__file__).parents[1]
+def test_tidy(tmp_path): (tmp_path / "f.json").touch()
+def test_hidden(): (root / ".cache").touch()
+def test_untidy(): (root / "f.json").touch()
+def test_untidy_among_the_tests(): (root / "tests/g").mkdir()
+""", "utf-8")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:hypothesispytest",
+                           "-c", os.devnull, "--rootdir", tmp_path, tmp_path / "tests"], capture_output=True, text=True,
+                          timeout=60, cwd=tmp_path)
+    assert "4 passed, 2 errors" in done.stdout, done.stdout
+    assert all(f"a test has left {name} in the working tree" in done.stdout for name in ("f.json", "tests/g"))
 
 
 def test_exported_names_are_sorted_and_complete() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from apart import PATIENCE, free, together
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_train import write_recipe, write_translation
@@ -24,7 +23,7 @@ from klieg.parallel import ALONE, Group, group
 from klieg.recipe import read
 from klieg.train import Progress, Trainer
 
-STEPS, PATIENCE = 8, 120
+STEPS = 8
 KINDS = {"translator": partial(write_translation, r_drop=1.0, bpe_dropout=0.1), "decoder": write_recipe}
 SETTINGS = {"steps": STEPS, "accumulate": 4, "validate_every": 4, "checkpoint_every": 2}
 
@@ -86,17 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict], di
         recipe = read(write(root / kind, **SETTINGS))
         alone[kind] = told(Trainer(recipe, root / kind / "one").run())
         told(Trainer(recipe, root / kind / "one-then-shards").run(), STEPS // 2)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    processes = mp.spawn(work, (root, port), nprocs=2, join=False)
-    for _ in range(PATIENCE):
-        if processes.join(1):
-            break
-    else:
-        for process in processes.processes:
-            process.kill()
-        pytest.fail(f"the processes did not end in {PATIENCE} s")
+    together(work, root, free())
     return root, [json.loads((root / f"found-{rank}.json").read_text("utf-8")) for rank in (0, 1)], alone
 
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from apart import PATIENCE, together
 from safetensors.torch import load_file, save_file
 from test_survey import assert_same, from_the_map
 from torch import Tensor
@@ -28,7 +27,7 @@ from klieg.attention import Mask, hide, log_sum_exp, output, scores, weights
 from klieg.errors import KliegError
 from klieg.survey import Survey, SurveySpec
 
-RANKS, PATIENCE = 2, 60
+RANKS = 2
 SPEC = SurveySpec(top=3, map=5, bins=6)
 DOCUMENTS = [Path(__file__).parents[1] / "docs" / name for name in ("ranks.md", "ranks.zh.md")]
 
@@ -202,14 +201,7 @@ def run_rank(rank: int, folder: str) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the ranks left what they found."""
     found = tmp_path_factory.mktemp("ranks")
-    context = mp.spawn(run_rank, args=(str(found),), nprocs=RANKS, join=False)
-    until = time.monotonic() + PATIENCE
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < until, f"the ranks hung for {PATIENCE} seconds"
-    finally:
-        for process in context.processes:
-            process.kill()
+    together(run_rank, str(found), count=RANKS)
     return found
 
 

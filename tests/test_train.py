@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from apart import FORKED
 from safetensors.torch import load_file
 
 from klieg import models
@@ -93,8 +92,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model/model.safetensors")
 
 
-KINDS = {"decoder": (write_recipe, {}), "translator": (write_translation, {}),
-         "everything": (write_translation, {"r_drop": 1.0, "bpe_dropout": 0.1, "schedule": "inverse-sqrt"})}
+LOOKS = {"validate_every": 4}      # a look is a beam search: three of them, one before the break
+KINDS = {"decoder": (write_recipe, {}), "translator": (write_translation, LOOKS),
+         "everything": (write_translation, LOOKS | {"r_drop": 1.0, "bpe_dropout": 0.1, "schedule": "inverse-sqrt"})}
 
 
 def started(path: Path, model: Path | str) -> Path:
@@ -161,19 +161,26 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, kind: str, precision: st
     assert [n for n, row in enumerate(rows, 1) if row["validation_loss"]] == list(range(every, 13, every))
 
 
+def train(recipe: Path, out: Path, steps: Connection) -> None:
+    """Trains and tells of every step."""
+    torch.set_num_threads(1)
+    for p in Trainer(read(recipe), out).run():
+        steps.send(p.step)
+
+
 def test_kill_9_loses_at_most_one_interval(tmp_path: Path) -> None:
     path = write_recipe(tmp_path, steps=4000, checkpoint_every=2)
-    code = ("import sys; from pathlib import Path; from klieg.recipe import read; from klieg.train import Trainer\n"
-            "for p in Trainer(read(sys.argv[1]), Path(sys.argv[2])).run(): print(p.step, flush=True)")
-    run = subprocess.Popen([sys.executable, "-c", code, str(path), str(tmp_path / "run")], stdout=subprocess.PIPE,
-                           text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    reached = 0
-    while reached < 9:
-        reached = int(run.stdout.readline())
+    told, steps = FORKED.Pipe(duplex=False)
+    run = FORKED.Process(target=train, args=(path, tmp_path / "run", steps), daemon=True)
+    run.start()
+    steps.close()
+    while (reached := told.recv()) < 9:
+        pass
     time.sleep(0.01)
-    run.send_signal(signal.SIGKILL)
-    rest = run.communicate()[0].split()
-    reached = int(rest[-1]) if rest else reached
+    run.kill()
+    with suppress(EOFError):
+        while True:
+            reached = told.recv()
     resumed = Trainer(read(path), tmp_path / "run")
     assert reached - 2 <= resumed.step <= reached + 2
     assert next(resumed.run()).step == resumed.step

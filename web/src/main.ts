@@ -1,3 +1,4 @@
+// Where the page begins: it is mounted with what it carries in itself, and starts.
 import { mount } from 'svelte'
 import App from './App.svelte'
 import './app.css'
