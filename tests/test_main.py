@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -117,15 +116,18 @@ def test_a_full_disk_leaves_what_was_there(start: Start, tmp_path: Path) -> None
 
 
 def test_standard_output_that_is_full_or_closed(start: Start) -> None:
-    full = ended(start("models", shell='exec "$@" >/dev/full'), 1)
+    full = ended(start("--help", shell='exec "$@" >/dev/full'), 1)
     assert full == ("", "klieg: standard output failed: no space left on device.\n")
-    closed = ended(start("models", shell='exec "$@" >&-'), 1)
+    closed = ended(start("--help", shell='exec "$@" >&-'), 1)
     assert closed == ("", "klieg: standard output is closed; send it to a file or to /dev/null.\n")
 
 
 def test_the_module_and_the_script_are_the_same_program(start: Start) -> None:
-    module = ended(start("explain", "love", "--json", "-"), 0)
-    script = subprocess.run([str(Path(sys.executable).parent / "klieg"), "explain", "love", "--json", "-"],
-                            capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(SOURCE)})
-    assert (script.returncode, script.stderr) == (0, "") == (0, module[1])
-    assert json.loads(script.stdout)["next"][0]["token"] == json.loads(module[0])["next"][0]["token"]
+    asked = "explain", "--help"
+    module, no_module = (ended(start(*asked), 0), ended(start("explain", "--helpp"), 2))
+    script = [str(Path(sys.executable).parent / "klieg"), *asked]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(SOURCE), "COLUMNS": "100"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, *module) and "Usage: klieg explain" in module[0]
+    assert no_module == ("", "klieg: no such option: --helpp (Possible options: --head, --help, --html). "
+                             "See klieg explain --help.\n")

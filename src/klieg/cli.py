@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import typer
 
 from klieg import shell
@@ -59,6 +61,12 @@ app.add_typer(benches, name="bench")
 benches.command("attention")(bench.attention)
 
 
+@cache
+def _program() -> typer.core.TyperGroup:
+    """All commands with their options, read off the functions above once in a process."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command that sys.argv names; ends by SystemExit if it cannot be done."""
-    shell.run(app)
+    shell.run(_program())

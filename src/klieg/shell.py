@@ -28,10 +28,9 @@ Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by defau
 MOST_TEXT = 2**28  # bytes of a text
 
 
-def run(app: typer.Typer) -> None:
+def run(command: typer.core.TyperCommand | typer.core.TyperGroup) -> None:
     """Run the command that sys.argv names; ends by SystemExit if it cannot be done."""
     _streams()
-    command = typer.main.get_command(app)
     try:
         with command.make_context("klieg", sys.argv[1:] or ["--help"]) as context:
             command.invoke(context)
