@@ -158,7 +158,8 @@ def test_the_threads_are_those_of_torch() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to compile with sanitizers")
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """Random calls with every tensor in memory of exactly its size, under the address and undefined-behaviour sanitizers."""
-    flags = ["-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+    # The kernel as it is written: what an optimizer takes out cannot be seen. The formula beside it may be fast.
+    flags = ["-std=c++17", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
     x86 = platform.machine() == "x86_64"
     versions = {"generic": [], **({"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]} if x86 else {})}
     jobs, objects = [], []
@@ -170,7 +171,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     assert [process.wait(120) for process in running] == [0] * len(jobs)
     program = tmp_path / "check"
     known = ["-DKLIEG_X86"] if x86 else []
-    subprocess.run(["g++", *flags, *known, *objects, *sources, "-o", program], check=True, timeout=120)
+    subprocess.run(["g++", *flags, "-O1", *known, *objects, *sources, "-o", program], check=True, timeout=120)
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split()[0] == str(60 * len(SETS))

@@ -42,13 +42,16 @@ def shell(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", RUN)
 def test_every_command_and_snippet_runs_and_prints_what_stands_there(name: str, tmp_path: Path) -> None:
-    reader = refresh.Reader(tmp_path, chinese=name.endswith(".zh.md"))
+    """In Chinese, whose documents have the same commands, as is tested below, those alone whose output stands there."""
+    chinese = name.endswith(".zh.md")
+    reader = refresh.Reader(tmp_path, chinese)
     reader.prepare()
     shown = 0
-    for block, now in reader.outputs(TEXTS[name]):
+    for block, now in reader.outputs(TEXTS[name], everything=not chinese):
         assert refresh.same(block.body, now), f"{name} is out of date: run docs/refresh.py\n{now}"
         shown += 1
-    assert shown >= 5 and len(list(tmp_path.glob("*.svg"))) >= 2 and (tmp_path / "runs/own-text/model").is_dir()
+    assert shown >= 5
+    assert chinese or (len(list(tmp_path.glob("*.svg"))) >= 2 and (tmp_path / "runs/own-text/model").is_dir())
 
 
 @pytest.mark.parametrize("name", [name for name in RUN if "README" in name])

@@ -4,10 +4,10 @@ terminal and as a picture of shares with their intervals around the line of chan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from rich.table import Table
 
+from klieg.views.coreference import Rate
 from klieg.views.glyphs import safe, width
 from klieg.views.palette import LIGHT, Paint, Theme
 from klieg.views.picture import FAINT, INK, PAPER, STRONG, Bar, Mark, Picture, Rule, Span, Text
@@ -27,17 +27,6 @@ PHENOMENA = {
     "s-selection": ("semantic selection", "语义选择"), "ellipsis": ("ellipsis", "省略"),
     "irregular_forms": ("irregular forms", "不规则形式")}
 ROOM, LINE = 420.0, 26.0     # CSS pixels of the whole share, and from one row to the next
-
-
-class Rate(Protocol):
-    """A share of right answers."""
-
-    @property
-    def count(self) -> int: ...
-    @property
-    def share(self) -> float: ...
-    @property
-    def interval(self) -> tuple[float, float]: ...
 
 
 def named(phenomenon: str) -> tuple[str, str]:
