@@ -46,27 +46,39 @@ WORDS = {
 class Relation(Protocol):
     """What heads make of one relation."""
 
-    name: str
-    to: str
-    every: Sequence[Rate]
-    chance: Sequence[float]
-    best: Head
-    place: int
-    offset: int
-    baseline: Rate
-    p: float
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def to(self) -> str: ...
+    @property
+    def every(self) -> Sequence[Rate]: ...
+    @property
+    def chance(self) -> Sequence[float]: ...
+    @property
+    def best(self) -> Head: ...
+    @property
+    def place(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def baseline(self) -> Rate: ...
     @property
     def chosen(self) -> Rate: ...
+    @property
+    def p(self) -> float: ...
 
 
 class Found(Protocol):
     """What heads make of a treebank."""
 
-    model: str
-    rows: Sequence[Row]
-    sentences: int
-    left_out: Mapping[str, int]
+    @property
+    def model(self) -> str: ...
+    @property
+    def rows(self) -> Sequence[Row]: ...
+    @property
+    def sentences(self) -> int: ...
+    @property
+    def left_out(self) -> Mapping[str, int]: ...
 
 
 def word(key: str, language: str, /, **values: object) -> str:
