@@ -95,15 +95,14 @@ def main() -> None:
     parser.add_argument("--data", help="folder of texts; by default KLIEG_DATA")
     given = parser.parse_args()
     trained, tokenizer = models.load(str(given.run / "model"))
-    recipe = read(given.recipe)
+    recipe, template = read(given.recipe), (HERE / f"{given.target.name}.card.md").read_text("utf-8")
     with tempfile.TemporaryDirectory() as folder:  # the figures are those of what ships, not of what was trained
         models.save(Path(folder) / "model", trained, tokenizer, dtype=torch.bfloat16)
         model, tokenizer = models.load(f"{folder}/model")
         translates = isinstance(model, Marian)
         figures = scores(f"{folder}/model", given.data) if translates else bundled.report(f"{folder}/model", given.data)
     shown = (translations if translates else samples)(model, tokenizer)
-    card = (HERE / f"{given.target.name}.card.md").read_text("utf-8").format(
-        shape=shape(model), run=run(recipe, given.run), samples=shown, figures=figures)
+    card = template.format(shape=shape(model), run=run(recipe, given.run), samples=shown, figures=figures)
     extra = {"README.md": card, "loss.png": (given.run / "loss.png").read_bytes()}
     models.save(given.target, trained, tokenizer, extra, dtype=torch.bfloat16)
 
