@@ -15,6 +15,7 @@ class Done:
     loss: float = 3.25
     validation_loss: float | None = None
     tokens_per_second: float = 1234.5
+    utilization: float | None = None
 
 
 def run() -> list[Done]:
@@ -29,6 +30,12 @@ def test_a_log_has_a_line_now_and_then_and_one_for_every_validation() -> None:
     assert len(lines) == 3
     assert lines[0].startswith(f"step {LINE_EVERY}/{2 * LINE_EVERY}: loss 3.250 · 1,234 tokens/s")
     assert "step 70: validation loss 4.5000" in lines[1]
+
+
+def test_on_a_known_card_a_line_says_how_much_of_it_works() -> None:
+    out = io.StringIO()
+    list(watched([Done(LINE_EVERY, utilization=0.4125)], 0, Console(file=out, width=100)))
+    assert "1,234 tokens/s · MFU 41.2%" in out.getvalue()
 
 
 def test_a_terminal_has_a_bar_with_the_time_left() -> None:
