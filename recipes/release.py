@@ -55,7 +55,7 @@ def run(recipe: Recipe, folder: Path) -> str:
             f"(step {first['step']}: {float(first['validation_loss']):.3f}).")
     said = f"Recipe `recipes/{recipe.name}.toml`, {int(last['step']):,} steps, AdamW, on a CPU."
     if recipe.start is not None:
-        said = f"{said} They went on from `{recipe.start}` as it was before."
+        said = f"{said} It began with the weights of `{recipe.start}` as they were before."
     if last.get("bleu"):
         return f"{said} {loss} BLEU of greedy translations of it: {float(last['bleu']):.1f}."
     tokens = recipe.train.tokens_per_step

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_survey import SUMS, assert_same, from_the_map, visible, whole_map
+from test_survey import SUMS, assert_same, assert_tops, from_the_map, visible, whole_map
 
 from klieg.attention import Mask
 from klieg.kernels import attend, native, strides, survey, surveys
@@ -41,12 +41,7 @@ def test_pieces_say_what_the_map_says(maker: str, room: int, count: int, batch: 
             assert_same(found, expected, tolerance)
             assert set(found.kernel.split(" + ")) <= {maker, "streamed"}
             if top:
-                at = found.top_keys
-                assert ((at == -1) == (found.top_weights == 0)).all()
-                torch.testing.assert_close(w.gather(3, at.clamp(min=0)).masked_fill(at == -1, 0), found.top_weights.double(),
-                                           atol=tolerance, rtol=0)
-                live = [row[row >= 0].tolist() for row in at.flatten(0, 2)]
-                assert all(len(set(row)) == len(row) for row in live)
+                assert_tops(found, w, tolerance)
 
 
 def test_softcap_and_scale_are_in_the_pieces_too() -> None:

@@ -100,6 +100,16 @@ def assert_same(found: Survey, expected: dict[str, Tensor], tolerance: float) ->
                                    msg=lambda text, name=name: f"{name}: {text}")
 
 
+def assert_tops(found: Survey, w: Tensor, tolerance: float) -> None:
+    """The largest weights are those of their keys in the map w (b, h, i, j), no key is there twice, and -1 stands for none."""
+    at = found.top_keys
+    assert ((at == -1) == (found.top_weights == 0)).all()
+    torch.testing.assert_close(w.gather(3, at.clamp(min=0)).masked_fill(at == -1, 0), found.top_weights.double(),
+                               atol=tolerance, rtol=0)
+    live = [row[row >= 0].tolist() for row in at.flatten(0, 2)]
+    assert all(len(set(row)) == len(row) for row in live)
+
+
 def _size(x: Tensor) -> float:
     return x.masked_fill(torch.isinf(x), 0).abs().max().item()
 
@@ -121,12 +131,7 @@ def test_a_survey_says_what_the_map_says(maker: str, known: bool, case, spec: Su
     expected["probed"] = (w @ probe.double().repeat_interleave(q.shape[1] // k.shape[1], dim=1)[..., None])[..., 0]
     assert_same(found, expected, tolerance)
     if spec.top:
-        at = found.top_keys
-        assert ((at == -1) == (found.top_weights == 0)).all()
-        torch.testing.assert_close(w.gather(3, at.clamp(min=0)).masked_fill(at == -1, 0), found.top_weights.double(),
-                                   atol=tolerance, rtol=0)
-        live = [row[row >= 0].tolist() for row in at.flatten(0, 2)]
-        assert all(len(set(row)) == len(row) for row in live)
+        assert_tops(found, w, tolerance)
     else:
         assert found.top_weights is found.top_keys is None
     if not spec.map:

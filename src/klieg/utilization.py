@@ -25,7 +25,7 @@ PEAKS = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PC
          "NVIDIA L40S": 362e12}
 """Operations a second in bfloat16, by a card's whole name: one of a like name may be another (H200 NVL, L40, a MIG slice).
 
-From NVIDIA's data sheets of these four; those of the H200 and the H100 name the double, "with sparsity".
+As pages that cite NVIDIA's data sheets give them; those of the H200 and the H100 name the double, "with sparsity".
 """
 
 

@@ -78,7 +78,7 @@ class _Band:
             self._pool()
         if found.top_keys is not None:
             best, at = w.topk(min(found.top_keys.shape[3], w.shape[4]))
-            key = self.keys[:, None, None].expand(*w.shape).gather(4, at).masked_fill_(best == 0, -1)
+            key = self.keys[:, None, None].expand(*w.shape).gather(4, at)
             found.top_weights[:, :, here, :best.shape[4]] = self._by_row(best)
             found.top_keys[:, :, here, :best.shape[4]] = self._by_row(key)
 
