@@ -5,18 +5,11 @@
 // thread: a few threads wait for the same memory, and torch's own pool is not disturbed.
 
 #include <cstdint>
-#include <cstring>
 
+#include "narrow.h"
 #include "widest.h"
 
 namespace {
-
-inline float widen(std::uint16_t half) {
-    std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 // Asks for the four rows after next: the sums below are over before the memory has answered, and
 // without this they wait. Asking beyond the end of the matrix does nothing.
@@ -46,10 +39,10 @@ WIDEST void klieg_half_rows(const float* x, const std::uint16_t* w, float* y, st
             float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
 #pragma omp simd reduction(+ : s0, s1, s2, s3)
             for (std::int64_t i = 0; i < inputs; ++i) {
-                s0 += from[i] * widen(w0[i]);
-                s1 += from[i] * widen(w1[i]);
-                s2 += from[i] * widen(w2[i]);
-                s3 += from[i] * widen(w3[i]);
+                s0 += from[i] * widened(w0[i]);
+                s1 += from[i] * widened(w1[i]);
+                s2 += from[i] * widened(w2[i]);
+                s3 += from[i] * widened(w3[i]);
             }
             float* to = y + r * outputs + o;
             to[0] = s0, to[1] = s1, to[2] = s2, to[3] = s3;
@@ -57,7 +50,7 @@ WIDEST void klieg_half_rows(const float* x, const std::uint16_t* w, float* y, st
         for (; o < outputs; ++o) {
             float s = 0;
 #pragma omp simd reduction(+ : s)
-            for (std::int64_t i = 0; i < inputs; ++i) s += from[i] * widen(w[o * inputs + i]);
+            for (std::int64_t i = 0; i < inputs; ++i) s += from[i] * widened(w[o * inputs + i]);
             y[r * outputs + o] = s;
         }
     }

@@ -3,13 +3,15 @@
 //
 // Dropout draws from a hash of the number's place and a seed, so that nothing is stored for the way
 // back: the same seed gives the same mask. The loss turns a row of logits into its cross-entropy and,
-// in place, into its gradient, while the row is still in the cache.
+// in place, into its gradient, while the row is still in the cache. Where the model computes in bfloat16 the
+// logits and the numbers to drop lie in it too, and are widened on the way.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 #include "exponential.h"
+#include "narrow.h"
 #include "team.h"
 #include "widest.h"
 
@@ -28,92 +30,105 @@ inline std::uint32_t mixed(std::uint32_t x) {
 
 struct Dropout {
     const float* base;      // what the kept numbers are added to; null for zeros
-    const float* x;
-    float* y;
+    const void* x;
+    void* y;
     std::int64_t count;
     std::uint32_t seed[2];
     std::uint32_t dropped;  // of 2^32
     float scale;
 };
 
-WIDEST void drop(const Dropout& d, std::int64_t start, std::int64_t stop) {
+template <typename X, typename Y>
+WITHIN void drop(const Dropout& d, std::int64_t start, std::int64_t stop) {
     const std::uint32_t first = d.seed[0], second = d.seed[1], dropped = d.dropped;
     const float scale = d.scale;
-    const float* x = d.x;
+    const X* x = static_cast<const X*>(d.x);
     const float* base = d.base;
-    float* y = d.y;
+    Y* y = static_cast<Y*>(d.y);
     if (base) {
 #pragma omp simd
         for (std::int64_t i = start; i < stop; ++i) {
             const std::uint32_t drawn = mixed(mixed(static_cast<std::uint32_t>(i) ^ first) + second);
-            y[i] = base[i] + (drawn >= dropped ? x[i] * scale : 0.0f);
+            narrow(base[i] + (drawn >= dropped ? widened(x[i]) * scale : 0.0f), y[i]);
         }
     } else {
 #pragma omp simd
         for (std::int64_t i = start; i < stop; ++i) {
             const std::uint32_t drawn = mixed(mixed(static_cast<std::uint32_t>(i) ^ first) + second);
-            y[i] = drawn >= dropped ? x[i] * scale : 0.0f;
+            narrow(drawn >= dropped ? widened(x[i]) * scale : 0.0f, y[i]);
         }
     }
 }
 
+WIDEST void drop_whole(const Dropout& d, std::int64_t start, std::int64_t stop) { drop<float, float>(d, start, stop); }
+WIDEST void drop_half(const Dropout& d, std::int64_t start, std::int64_t stop) { drop<Half, float>(d, start, stop); }
+WIDEST void drop_to_half(const Dropout& d, std::int64_t start, std::int64_t stop) { drop<float, Half>(d, start, stop); }
+
+template <void Piece(const Dropout&, std::int64_t, std::int64_t)>
 void drop_piece(void* context, std::int64_t piece, int) {
     const Dropout& d = *static_cast<Dropout*>(context);
-    drop(d, piece * PIECE, std::min((piece + 1) * PIECE, d.count));
+    Piece(d, piece * PIECE, std::min((piece + 1) * PIECE, d.count));
 }
 
 struct Loss {
-    float* logits;               // [rows, vocabulary], replaced by their gradient
+    void* logits;                // [rows, vocabulary], replaced by their gradient
     const std::int64_t* targets; // [rows]
     float* losses;               // [rows]
     std::int64_t rows, vocabulary;
     float smoothing;
 };
 
-WIDEST void loss_row(const Loss& l, std::int64_t row) {
-    float* z = l.logits + row * l.vocabulary;
+template <typename T>
+WITHIN void turn(const Loss& l, std::int64_t row) {
+    T* z = static_cast<T*>(l.logits) + row * l.vocabulary;
     const std::int64_t n = l.vocabulary, target = l.targets[row];
-    const float share = l.smoothing / static_cast<float>(n), wanted = z[target];
-    float top = z[0];
+    const float share = l.smoothing / static_cast<float>(n), wanted = widened(z[target]);
+    float top = widened(z[0]);
 #pragma omp simd reduction(max : top)
-    for (std::int64_t i = 0; i < n; ++i) top = z[i] > top ? z[i] : top;
+    for (std::int64_t i = 0; i < n; ++i) top = widened(z[i]) > top ? widened(z[i]) : top;
     // The logits are summed as distances from the largest, whose sum has the digits that theirs would lose.
     float sum = 0, apart = 0;
 #pragma omp simd reduction(+ : sum, apart)
     for (std::int64_t i = 0; i < n; ++i) {
-        const float below = z[i] - top, e = exponential(below);
+        const float below = widened(z[i]) - top;
         apart += below;
-        sum += e;
-        z[i] = e;
+        sum += exponential(below);
     }
     l.losses[row] = std::log(sum) - (1 - l.smoothing) * (wanted - top) - share * apart;
     const float scale = 1 / sum;
+    // To raise e anew costs less than to keep what it gave.
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) z[i] = z[i] * scale - share;
-    z[target] -= 1 - l.smoothing;
+    for (std::int64_t i = 0; i < n; ++i) narrow(exponential(widened(z[i]) - top) * scale - share, z[i]);
+    narrow(exponential(wanted - top) * scale - share - (1 - l.smoothing), z[target]);
 }
 
-void loss_piece(void* context, std::int64_t row, int) { loss_row(*static_cast<Loss*>(context), row); }
+WIDEST void turn_whole(const Loss& l, std::int64_t row) { turn<float>(l, row); }
+WIDEST void turn_half(const Loss& l, std::int64_t row) { turn<Half>(l, row); }
+
+template <void Row(const Loss&, std::int64_t)>
+void loss_piece(void* context, std::int64_t row, int) { Row(*static_cast<Loss*>(context), row); }
 
 }  // namespace
 
 extern "C" {
 
-// y = base + x where it is kept, scaled; base may be null. x, y and base [count], contiguous. A share of
-// `dropped` / 2^32 is dropped; the same seed drops the same places.
-void klieg_dropout(const float* base, const float* x, float* y, std::int64_t count, std::uint64_t seed,
+// y = base + x where it is kept, scaled; base may be null. x, y and base [count], contiguous; x or y may be
+// bfloat16, of which the other one and base are not. A share of `dropped` / 2^32 is dropped; the same seed drops
+// the same places.
+void klieg_dropout(const float* base, const void* x, int x_half, void* y, int y_half, std::int64_t count, std::uint64_t seed,
                    std::uint32_t dropped, float scale, int threads) {
     Dropout d{base, x, y, count, {mixed(static_cast<std::uint32_t>(seed)), mixed(static_cast<std::uint32_t>(seed >> 32) + 1)},
               dropped, scale};
-    klieg::share((count + PIECE - 1) / PIECE, threads, drop_piece, &d);
+    klieg::share((count + PIECE - 1) / PIECE, threads,
+                 x_half ? drop_piece<drop_half> : y_half ? drop_piece<drop_to_half> : drop_piece<drop_whole>, &d);
 }
 
-// losses [rows] of logits [rows, vocabulary] against targets [rows]; the logits become the gradient of
-// the sum of the losses.
-void klieg_loss(float* logits, const std::int64_t* targets, float* losses, std::int64_t rows, std::int64_t vocabulary,
+// losses [rows] of logits [rows, vocabulary], float32 or bfloat16, against targets [rows]; the logits become the
+// gradient of the sum of the losses.
+void klieg_loss(void* logits, int half, const std::int64_t* targets, float* losses, std::int64_t rows, std::int64_t vocabulary,
                 float smoothing, int threads) {
     Loss l{logits, targets, losses, rows, vocabulary, smoothing};
-    klieg::share(rows, threads, loss_piece, &l);
+    klieg::share(rows, threads, half ? loss_piece<turn_half> : loss_piece<turn_whole>, &l);
 }
 
 }  // extern "C"

@@ -8,3 +8,10 @@
 #else
 #define WIDEST
 #endif
+
+// What such a function is made of: compiled into it, with its instruction set.
+#if defined(__GNUC__)
+#define WITHIN inline __attribute__((always_inline))
+#else
+#define WITHIN inline
+#endif

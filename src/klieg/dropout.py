@@ -26,16 +26,16 @@ def _native() -> Callable | None:
     library = native()
     if library is None:
         return None
-    library.klieg_dropout.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_float,
-                                      ctypes.c_int]
+    library.klieg_dropout.argtypes = [*[ctypes.c_void_p] * 2, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64,
+                                      ctypes.c_uint64, ctypes.c_uint32, ctypes.c_float, ctypes.c_int]
     library.klieg_dropout.restype = None
     return library.klieg_dropout
 
 
-def _dropped(base: Tensor | None, x: Tensor, share: float, seed: int) -> Tensor:
-    y = torch.empty_like(x)
-    _native()(None if base is None else base.data_ptr(), x.data_ptr(), y.data_ptr(), x.numel(), seed, int(share * 2**32),
-              1 / (1 - share), torch.get_num_threads())
+def _dropped(base: Tensor | None, x: Tensor, share: float, seed: int, dtype: torch.dtype) -> Tensor:
+    y = torch.empty_like(x, dtype=dtype)
+    _native()(None if base is None else base.data_ptr(), x.data_ptr(), x.dtype == torch.bfloat16, y.data_ptr(),
+              dtype == torch.bfloat16, x.numel(), seed, int(share * 2**32), 1 / (1 - share), torch.get_num_threads())
     return y
 
 
@@ -43,13 +43,11 @@ class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx, base: Tensor | None, x: Tensor, share: float) -> Tensor:
         ctx.share, ctx.dtype, ctx.seed = share, x.dtype, int(torch.randint(2**62, ()))
-        x = x.float().contiguous()
-        return _dropped(None if base is None else base.contiguous(), x, share, ctx.seed)
+        return _dropped(None if base is None else base.contiguous(), x.contiguous(), share, ctx.seed, torch.float32)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        to_x = _dropped(None, grad.contiguous(), ctx.share, ctx.seed).to(ctx.dtype)
-        return grad if ctx.needs_input_grad[0] else None, to_x, None
+        return grad if ctx.needs_input_grad[0] else None, _dropped(None, grad.contiguous(), ctx.share, ctx.seed, ctx.dtype), None
 
 
 def add(base: Tensor | None, x: Tensor, share: float, training: bool) -> Tensor:

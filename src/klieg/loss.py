@@ -17,7 +17,7 @@ from torch import Tensor
 
 from klieg.library import native
 
-CHUNK = 512       # tokens whose logits are held at once
+CHUNK = 512       # tokens whose logits are held at once in float32; twice as many in bfloat16
 WIDE = 2**26      # numbers of such a chunk on a card, which wants large products: 256 MB
 
 
@@ -37,7 +37,8 @@ def _native() -> Callable | None:
     library = native()
     if library is None:
         return None
-    library.klieg_loss.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64, ctypes.c_float, ctypes.c_int]
+    library.klieg_loss.argtypes = [ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_int64,
+                                   ctypes.c_float, ctypes.c_int]
     library.klieg_loss.restype = None
     return library.klieg_loss
 
@@ -45,15 +46,17 @@ def _native() -> Callable | None:
 def _turned(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """The sum of the losses; the logits (n, vocabulary) become its gradient."""
     run = _native()
-    if run is not None and logits.device.type == "cpu":
+    if run is not None and logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16):
         losses = torch.empty(len(targets))
-        run(logits.data_ptr(), targets.data_ptr(), losses.data_ptr(), *logits.shape, smoothing, torch.get_num_threads())
+        run(logits.data_ptr(), logits.dtype == torch.bfloat16, targets.data_ptr(), losses.data_ptr(), *logits.shape, smoothing,
+            torch.get_num_threads())
         return losses.sum()
-    share, rows = smoothing / logits.shape[1], torch.arange(len(targets), device=logits.device)
-    lse = logits.logsumexp(1)
-    total = (lse - (1 - smoothing) * logits[rows, targets] - share * logits.sum(1)).sum()
-    logits.sub_(lse[:, None]).exp_().sub_(share)
-    logits[rows, targets] -= 1 - smoothing
+    share, rows, z = smoothing / logits.shape[1], torch.arange(len(targets), device=logits.device), logits.float()
+    lse = z.logsumexp(1)
+    total = (lse - (1 - smoothing) * z[rows, targets] - share * z.sum(1)).sum()
+    z.sub_(lse[:, None]).exp_().sub_(share)
+    z[rows, targets] -= 1 - smoothing
+    logits.copy_(z)
     return total
 
 
@@ -90,24 +93,20 @@ class _TokenLoss(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        # Memory that is fresh for every chunk costs more than the products: these are filled again and again.
-        wide = torch.empty(min(CHUNK, len(kept)), len(weight), device=weight.device)
-        half = weight.dtype != wide.dtype
+        # Memory that is fresh for every chunk costs more than the products: this is filled again and again.
+        most = CHUNK * 4 // weight.itemsize
+        room = torch.empty(min(most, len(kept)), len(weight), dtype=weight.dtype, device=weight.device)
+        half = weight.dtype != grad_weight.dtype
         if half:
-            narrow = torch.empty_like(wide, dtype=weight.dtype)
             product, sums = torch.empty_like(weight), torch.empty_like(grad_weight)
-        for picked in kept.split(CHUNK):
-            h, logits = hidden[picked], wide[:len(picked)]
-            grad = narrow[:len(picked)] if half else logits
-            torch.mm(h, weight.T, out=grad)
+        for picked in kept.split(most):
+            h, logits = hidden[picked], room[:len(picked)]
+            total += _turned(torch.mm(h, weight.T, out=logits), targets[picked], smoothing)
             if half:
-                logits.copy_(grad)
-            total += _turned(logits, targets[picked], smoothing)
-            if half:
-                grad_weight.add_(sums.copy_(torch.mm(grad.copy_(logits).T, h, out=product)))
+                grad_weight.add_(sums.copy_(torch.mm(logits.T, h, out=product)))
             else:
-                grad_weight.addmm_(grad.T, h)
-            grad_hidden[picked] = grad @ weight
+                grad_weight.addmm_(logits.T, h)
+            grad_hidden[picked] = logits @ weight
         ctx.save_for_backward(grad_hidden.div_(len(kept)), grad_weight.div_(len(kept)).to(weight.dtype))
         return total / len(kept)
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from klieg.attention import Mask
 from klieg.errors import KliegError, nearest
-from klieg.kernels import backends, dense, few, fused, gpu, native, packed, sparse, streamed, surveys
+from klieg.kernels import backends, dense, few, fused, gpu, native, packed, short, sparse, streamed, surveys
 from klieg.kernels.surveys import Pooled, pooled, survey
 from klieg.survey import Survey, SurveySpec
 
 __all__ = ["KERNELS", "Attention", "Pooled", "attend", "choose", "pooled", "survey"]
 
-KERNELS = ("dense", "few", "fused", "gpu", "native", "packed", "sparse", "streamed")
+KERNELS = ("dense", "few", "fused", "gpu", "native", "packed", "short", "sparse", "streamed")
 EVERYTHING = Mask()
 
 # From so many queries on, the native kernel is faster than torch's fused one (benchmarks/attention.py).
@@ -70,7 +70,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     dtype, named, there = v.dtype, kernel, q.device.type == "cuda"
     if kernel is None and there:
         kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
-    as_it_is = (kernel == "fused" and there) or (kernel == "gpu" and gpu.refusal(q, k, v, mask, sinks, bias) is None)
+    halves = (kernel in (None, "short") and q.dtype == torch.bfloat16 and survey is None
+              and short.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None)
+    if halves:
+        kernel = "short"
+    as_it_is = halves or (kernel == "fused" and there) or (
+        kernel == "gpu" and gpu.refusal(q, k, v, mask, sinks, bias) is None)
     if not as_it_is and not q.dtype == k.dtype == dtype == torch.float32:
         wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.promote_types(dtype, torch.float32))
         q, k, v = q.to(wide), k.to(wide), v.to(wide)
@@ -85,8 +90,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     found = lines = None
     if kernel == "fused":
         output, lse = (backends if there else fused).attention(q, k, v, mask, scale=scale, bias=bias)
-    elif kernel in ("few", "packed"):
-        output, lse = {"few": few, "packed": packed}[kernel].attention(q, k, v, mask, scale=scale)
+    elif kernel in ("few", "packed", "short"):
+        output, lse = {"few": few, "packed": packed, "short": short}[kernel].attention(q, k, v, mask, scale=scale)
     elif kernel == "native" and survey is not None:
         output, found = surveys.attended(q, k, v, mask, survey, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
         lse = found.lse
@@ -128,6 +133,8 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None
         return "native"
     if q.shape[2] <= FEW and q.shape[0] > 1 and few.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "few"
+    if short.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
+        return "short"
     if packed.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "packed"
     if fused.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
@@ -148,7 +155,7 @@ def _refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: 
         return gpu.refusal(q, k, v, mask, sinks, bias)
     if kernel == "fused" and q.device.type == "cuda":
         return backends.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
-    module = {"few": few, "fused": fused, "packed": packed, "sparse": sparse}.get(kernel)
+    module = {"few": few, "fused": fused, "packed": packed, "short": short, "sparse": sparse}.get(kernel)
     return module and module.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias)
 
 
