@@ -9,9 +9,11 @@
 #include <random>
 #include <vector>
 
-extern "C" void klieg_dropout(const float* base, const float* x, float* y, std::int64_t count, std::uint64_t seed,
-                              std::uint32_t dropped, float scale, int threads);
-extern "C" void klieg_loss(float* logits, const std::int64_t* targets, float* losses, std::int64_t rows,
+#include "../native/narrow.h"
+
+extern "C" void klieg_dropout(const float* base, const void* x, int x_half, void* y, int y_half, std::int64_t count,
+                              std::uint64_t seed, std::uint32_t dropped, float scale, int threads);
+extern "C" void klieg_loss(void* logits, int half, const std::int64_t* targets, float* losses, std::int64_t rows,
                            std::int64_t vocabulary, float smoothing, int threads);
 extern "C" void klieg_likeliest(const float* logits, const float* bias, std::int64_t rows, std::int64_t vocabulary,
                                 std::int64_t count, float* values, std::int64_t* tokens, float* lse, int threads);
@@ -33,17 +35,27 @@ std::unique_ptr<float[]> normal(std::int64_t count, float size) {
     return x;
 }
 
+// The numbers in bfloat16, and what they then are.
+std::unique_ptr<Half[]> halved(float* x, std::int64_t count) {
+    std::unique_ptr<Half[]> halves(new Half[count]);
+    for (std::int64_t n = 0; n < count; ++n) narrow(x[n], halves[n]), x[n] = widened(halves[n]);
+    return halves;
+}
+
 bool drops() {
     const std::int64_t count = 1 + below(below(3) ? 200 : 100000);
     const auto base = normal(count, 1), x = normal(count, 1), y = normal(count, 1), again = normal(count, 1);
     const std::uint64_t seed = random_bits();
-    klieg_dropout(base.get(), x.get(), y.get(), count, seed, 1u << 30, 4.0f / 3, 1 + below(3));
-    klieg_dropout(nullptr, x.get(), again.get(), count, seed, 1u << 30, 4.0f / 3, 1 + below(3));
+    const auto halves = halved(x.get(), count), back = halved(normal(count, 1).get(), count);
+    klieg_dropout(base.get(), halves.get(), 1, y.get(), 0, count, seed, 1u << 30, 4.0f / 3, 1 + below(3));
+    klieg_dropout(nullptr, x.get(), 0, again.get(), 0, count, seed, 1u << 30, 4.0f / 3, 1 + below(3));
+    klieg_dropout(nullptr, x.get(), 0, back.get(), 1, count, seed, 1u << 30, 4.0f / 3, 1 + below(3));
     std::int64_t kept = 0;
     for (std::int64_t n = 0; n < count; ++n) {
         const float added = x[n] * (4.0f / 3);
         if (again[n] != 0 && again[n] != added) return false;
         if (std::fabs(y[n] - (base[n] + again[n])) > 1e-6f * (1 + std::fabs(y[n]))) return false;
+        if (std::fabs(widened(back[n]) - again[n]) > std::fabs(again[n]) / 256) return false;
         kept += again[n] != 0;
     }
     return std::fabs(static_cast<double>(kept) / count - 0.75) <= 5 * std::sqrt(0.75 * 0.25 / count) + 1e-9;
@@ -53,10 +65,12 @@ bool loses() {
     const std::int64_t rows = 1 + below(9), vocabulary = 1 + below(below(2) ? 40 : 3000);
     const float smoothing = below(2) ? 0.1f : 0.0f, size = below(2) ? 3.0f : 60.0f;
     auto logits = normal(rows * vocabulary, size), losses = normal(rows, 1);
+    const bool half = below(2);
+    const auto halves = half ? halved(logits.get(), rows * vocabulary) : nullptr;
     const std::vector<float> given(logits.get(), logits.get() + rows * vocabulary);
     std::unique_ptr<std::int64_t[]> targets(new std::int64_t[rows]);
     for (std::int64_t row = 0; row < rows; ++row) targets[row] = below(static_cast<int>(vocabulary));
-    klieg_loss(logits.get(), targets.get(), losses.get(), rows, vocabulary, smoothing, 1 + below(3));
+    klieg_loss(half ? static_cast<void*>(halves.get()) : logits.get(), half, targets.get(), losses.get(), rows, vocabulary, smoothing, 1 + below(3));
     for (std::int64_t row = 0; row < rows; ++row) {
         const float* z = given.data() + row * vocabulary;
         double top = z[0], sum = 0, mean = 0;
@@ -66,7 +80,8 @@ bool loses() {
         if (std::fabs(losses[row] - truth) > 2e-6 * (1 + std::fabs(top) + std::fabs(truth))) return false;
         for (std::int64_t n = 0; n < vocabulary; ++n) {
             const double wanted = (n == targets[row] ? 1.0 - smoothing : 0.0) + smoothing / static_cast<double>(vocabulary);
-            if (std::fabs(logits[row * vocabulary + n] - (std::exp(z[n] - top) / sum - wanted)) > 3e-6) return false;
+            const double found = half ? widened(halves[row * vocabulary + n]) : logits[row * vocabulary + n], gradient = std::exp(z[n] - top) / sum - wanted;
+            if (std::fabs(found - gradient) > 3e-6 + (half ? std::fabs(gradient) / 256 : 0)) return false;
         }
     }
     return true;

@@ -5,8 +5,9 @@
 
 Every kernel gives the output and the log-sum-exp of every row. Types narrower than float32
 are widened before and the output is narrowed after, so a log-sum-exp always has the digits
-to rebuild the map from. The kernels on a GPU read them as they are: their products of narrow
-numbers are exact, and summed in float32. There `fused` is the quickest of PyTorch's own.
+to rebuild the map from. The kernels on a GPU, and that of short texts on the CPU, read them as
+they are: their products of narrow numbers are exact, and summed in float32. On a GPU `fused` is
+the quickest of PyTorch's own.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     dtype, named, there = v.dtype, kernel, q.device.type == "cuda"
     if kernel is None and there:
         kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
+    # In float32 the fused kernel is as fast; what this one saves is to widen and narrow (benchmarks/translator_training.py).
     halves = (kernel in (None, "short") and q.dtype == torch.bfloat16 and survey is None
               and short.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None)
     if halves:
@@ -133,8 +135,6 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None
         return "native"
     if q.shape[2] <= FEW and q.shape[0] > 1 and few.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "few"
-    if short.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
-        return "short"
     if packed.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "packed"
     if fused.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
