@@ -1,11 +1,11 @@
 """How fast does a step of the Multi30k recipe train, beside transformers' Marian in a plain loop?
 
-Both have the same weights, batches, AdamW, clipping, float32 and threads, and take turns. Before the
+Both have the same weights, batches, AdamW, clipping, precision and threads, and take turns. Before the
 clock starts the two must give the same loss; after it stops both must have learned. Ours also
 smooths its labels and drops 0.3, theirs drops the same; the recipe's text is used where KLIEG_DATA
 names it, else made-up sentences of its lengths.
 
-    python benchmarks/translator_training.py [--steps 12]
+    python benchmarks/translator_training.py [--steps 12] [--precision bf16]
 
 Prints a row for docs/benchmarks.md: target tokens a second of both, and the median of the ratios.
 """
@@ -88,7 +88,8 @@ def plain_loop(model: torch.nn.Module, recipe: Recipe) -> Callable[[PairBatch], 
 
     def step(batch: PairBatch) -> float:
         optimizer.zero_grad()
-        loss = model(**asked(batch)).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
+            loss = model(**asked(batch)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)
         optimizer.step()
@@ -106,10 +107,12 @@ def clocked(work: Callable[[], float]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
-    steps = parser.parse_args().steps + WARM
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both")
+    args = parser.parse_args()
+    steps, precision = args.steps + WARM, args.precision
     warnings.simplefilter("ignore")
     recipe = read(RECIPE)
-    recipe = replace(recipe, train=replace(recipe.train, accumulate=1, warmup=1, learning_rate=1e-3))
+    recipe = replace(recipe, train=replace(recipe.train, accumulate=1, warmup=1, learning_rate=1e-3, precision=precision))
     torch.manual_seed(recipe.train.seed)
     ours = models.build(recipe.model)
     other, rows = theirs(ours), batches(recipe, steps)
@@ -128,7 +131,7 @@ def main() -> None:
               for run in (mine, their)]
     ratio = statistics.median(b[0] / a[0] for a, b in list(zip(mine, their, strict=True))[WARM:])
     text = "Multi30k" if os.environ.get("KLIEG_DATA") else "made-up text"
-    print(f"| a step of `{RECIPE.name}`, {text}, fp32, {torch.get_num_threads()} threads, {steps - WARM} steps "
+    print(f"| a step of `{RECIPE.name}`, {text}, {precision}, {torch.get_num_threads()} threads, {steps - WARM} steps "
           f"| {speeds[0]:,.0f} target tokens/s | transformers' Marian {speeds[1]:,.0f} | {ratio:.2f}x (bar 1.5) |")
 
 

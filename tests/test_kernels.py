@@ -528,7 +528,8 @@ def test_one_query_at_the_end_of_a_cache_needs_no_mask(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kernel", HERE)
 def test_autocast_does_not_reach_inside(kernel: str) -> None:
-    exact = call({"sparse": "causal strided", "few": "padding", "short": "causal"}.get(kernel, "causal documents")).at(torch.float32)
+    known = {"sparse": "causal strided", "few": "padding", "short": "causal"}
+    exact = call(known.get(kernel, "causal documents")).at(torch.float32)
     plain = attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel)
     with torch.autocast("cpu", torch.bfloat16):
         cast = attend(exact.q, exact.k, exact.v, exact.mask, kernel=kernel)

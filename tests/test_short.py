@@ -108,7 +108,8 @@ def test_autocast_hands_over_bfloat16_and_gets_it_back() -> None:
     assert attend(q, k, v, Mask.causal(), kernel="fused").kernel == "fused"
     assert attend(q.detach(), k, v, survey=SurveySpec()).kernel == "native"
     long = torch.zeros(1, 1, short.LONGEST + 1, 8, dtype=torch.bfloat16)
-    assert attend(long, long, long).output.dtype == torch.bfloat16 and "at most" in short.refusal(long, long, long, Mask(), **NOTHING)
+    assert attend(long, long, long).output.dtype == torch.bfloat16
+    assert "at most" in short.refusal(long, long, long, Mask(), **NOTHING)
 
 
 def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,8 @@ class _Add(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        return grad if ctx.needs_input_grad[0] else None, _dropped(None, grad.contiguous(), ctx.share, ctx.seed, ctx.dtype), None
+        to_x = _dropped(None, grad.contiguous(), ctx.share, ctx.seed, ctx.dtype)
+        return grad if ctx.needs_input_grad[0] else None, to_x, None
 
 
 def add(base: Tensor | None, x: Tensor, share: float, training: bool) -> Tensor:

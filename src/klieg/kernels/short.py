@@ -92,9 +92,9 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, real = ctx.saved_tensors
-        grads = {f"grad_{name}": x.new_empty(len(x), x.shape[2], x.shape[1], x.shape[3]) for name, x in zip("qkv", (q, k, v), strict=True)}
-        _run(q, k, v, real, *ctx.rest, grad=contiguous(grad.transpose(1, 2)), **grads)
-        return *(x.transpose(1, 2) for x in grads.values()), None, None, None, None
+        grads = [x.new_empty(len(x), x.shape[2], x.shape[1], x.shape[3]) for x in (q, k, v)]
+        _run(q, k, v, real, *ctx.rest, grad=contiguous(grad.transpose(1, 2)), grad_q=grads[0], grad_k=grads[1], grad_v=grads[2])
+        return *(x.transpose(1, 2) for x in grads), None, None, None, None
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, causal: bool, scale: float, instructions: str | None,
