@@ -71,13 +71,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     dtype, named, there = v.dtype, kernel, q.device.type == "cuda"
     if kernel is None and there:
         kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
-    # In float32 the fused kernel is as fast; what this one saves is to widen and narrow (benchmarks/translator_training.py).
-    halves = (kernel in (None, "short") and q.dtype == torch.bfloat16 and survey is None
-              and short.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None)
-    if halves:
+    elif kernel is None and survey is None and _reads("short", q, k, v, mask, softcap, sinks, bias):
         kernel = "short"
-    as_it_is = halves or (kernel == "fused" and there) or (
-        kernel == "gpu" and gpu.refusal(q, k, v, mask, sinks, bias) is None)
+    as_it_is = (there or survey is None) and _reads(kernel, q, k, v, mask, softcap, sinks, bias)
     if not as_it_is and not q.dtype == k.dtype == dtype == torch.float32:
         wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.promote_types(dtype, torch.float32))
         q, k, v = q.to(wide), k.to(wide), v.to(wide)
@@ -117,7 +113,8 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None
     """The quickest kernel that is exact for this call; a survey is a pass of its own after any but the native one.
 
     On a GPU it is one of PyTorch's fused ones, or for what they do not take the one that is made for it. What that one
-    refuses too, plain PyTorch does there, as exactly and more slowly, and a warning says why.
+    refuses too, plain PyTorch does there, as exactly and more slowly, and a warning says why. On the CPU the tensors are
+    float32 or float64: short texts in bfloat16 are handed over by attend() as they are.
     """
     if q.device.type == "cuda":
         if backends.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
@@ -142,6 +139,18 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None
     if natively:
         return "native"
     return "dense" if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= SMALL else "streamed"
+
+
+def _reads(kernel: str | None, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: float | None, sinks: Tensor | None,
+           bias: Tensor | None) -> bool:
+    """Whether this kernel takes the tensors in the types that they have.
+
+    Of float32 the fused one makes as much on the CPU: what that of short texts saves is to widen and to narrow.
+    """
+    if kernel == "short":
+        return q.dtype == torch.bfloat16 and short.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None
+    return (kernel == "fused" and q.device.type == "cuda") or (
+        kernel == "gpu" and gpu.refusal(q, k, v, mask, sinks, bias) is None)
 
 
 def _refusal(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: float | None, sinks: Tensor | None,
