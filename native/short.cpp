@@ -26,25 +26,33 @@ using klieg::Short;
 using std::int64_t;
 
 constexpr int64_t ROWS = 8;                      // of a packed matrix, a multiple of those of a register tile
+constexpr int64_t TERMS = 64;                    // of a sum in one go
 constexpr float LOG2E = 1.44269504088896341f;
 constexpr double LN2 = 0.69314718055994531;
 
 inline int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// c (R, N * LANES) = a b, where a (R, terms) lies at any strides and b (terms, ...) in rows.
+// c (R, N * LANES) = a b, where a (R, terms) lies at any strides and b (terms, ...) in rows. Long sums are made of
+// shorter ones, which keeps more digits.
 template <int R, int N>
 inline void tile(const float* a, int64_t row, int64_t step, const float* b, int64_t b_row, int64_t terms, float* c, int64_t c_row) {
-    Vec sums[R][N] = {};
-    for (int64_t t = 0; t < terms; ++t) {
-        Vec right[N];
-        for (int n = 0; n < N; ++n) right[n] = load(b + t * b_row + n * LANES);
-        for (int r = 0; r < R; ++r) {
-            const Vec x = splat(a[r * row + t * step]);
-            for (int n = 0; n < N; ++n) sums[r][n] += x * right[n];
+    for (int64_t from = 0; from < terms; from += TERMS) {
+        const int64_t to = std::min(from + TERMS, terms);
+        Vec sums[R][N] = {};
+        for (int64_t t = from; t < to; ++t) {
+            Vec right[N];
+            for (int n = 0; n < N; ++n) right[n] = load(b + t * b_row + n * LANES);
+            for (int r = 0; r < R; ++r) {
+                const Vec x = splat(a[r * row + t * step]);
+                for (int n = 0; n < N; ++n) sums[r][n] += x * right[n];
+            }
         }
+        for (int r = 0; r < R; ++r)
+            for (int n = 0; n < N; ++n) {
+                float* place = c + r * c_row + n * LANES;
+                store(place, from ? load(place) + sums[r][n] : sums[r][n]);
+            }
     }
-    for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n) store(c + r * c_row + n * LANES, sums[r][n]);
 }
 
 // c (rows, columns) = a b; rows are a multiple of ROWS, columns of LANES. Where a is transposed, it is (terms, rows).
