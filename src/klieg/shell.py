@@ -140,6 +140,7 @@ def send(body: bytes) -> None:
     rest = memoryview(body)
     while rest:
         rest = rest[sys.stdout.buffer.write(rest):]
+    sys.stdout.buffer.flush()
 
 
 def given(text: str) -> str:
@@ -192,5 +193,22 @@ def write(piece: str) -> None:
     """Text as it comes; on a terminal without the characters that one would obey, for a model may write anything."""
     if sys.stdout.isatty():
         piece = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in piece)
-    sys.stdout.write(piece)
     sys.stdout.flush()
+    send(piece.encode(sys.stdout.encoding, "replace"))
+
+
+def ask(prompt: str) -> str:
+    """The user's next line without the spaces around it; '' at the end. Only a terminal is shown the prompt, never a file."""
+    terminal = sys.stdin.isatty()
+    shown = prompt if terminal else ""
+    if not sys.stdout.isatty():
+        print(shown, end="", file=sys.stderr, flush=True)
+        shown = ""
+    try:
+        return input(shown).strip()
+    except EOFError:
+        if terminal:
+            print(file=sys.stderr)      # Ctrl-D ends no line
+        return ""
+    except UnicodeDecodeError:
+        raise KliegError("what was written is not UTF-8; set the terminal to UTF-8.") from None

@@ -53,19 +53,11 @@ def chat(model: Model = "chat", temperature: Temperature = 0.7, top_k: TopK = 0,
     sampling, language = _sampling(temperature, top_k, top_p, seed), shell.language(lang)
     conversation = Conversation(*_decoder(model), sampling)
     if sys.stdin.isatty():
-        print({"en": "Talk; an empty line ends.", "zh": "开始聊天；空行结束。"}[language])
-    while line := _ask():
+        print({"en": "Talk; an empty line ends.", "zh": "开始聊天；空行结束。"}[language], file=sys.stderr)
+    while line := shell.ask("› "):
         for piece in conversation.say(line):
             shell.write(piece)
         shell.write("\n")
-
-
-def _ask() -> str:
-    """The user's next line; '' at the end."""
-    try:
-        return input("› " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""
 
 
 def fill(
