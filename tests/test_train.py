@@ -300,8 +300,34 @@ def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(tmp_path: Path) 
 
 def test_a_folder_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
     list(Trainer(read(write_recipe(tmp_path)), tmp_path / "run").run())
-    with pytest.raises(KliegError, match="another recipe"):
+    with pytest.raises(KliegError, match=r"another recipe \(seed was 0 and is 9\); choose another folder"):
         Trainer(read(write_recipe(tmp_path, seed=9)), tmp_path / "run")
+
+
+def test_a_run_that_saved_nothing_is_begun_by_the_recipe_as_it_is_now(tmp_path: Path) -> None:
+    """What lies in its folder for another recipe is made anew, and only then."""
+    def prepared(pieces: int) -> tuple[Trainer, list[str]]:
+        path, said = write_translation(tmp_path), []
+        path.write_text(path.read_text("utf-8").replace("pieces = 300", f"pieces = {pieces}"), "utf-8")
+        return Trainer(read(path), tmp_path / "run", say=said.append), said
+
+    assert "training the tokenizer" in prepared(300)[1] and "training the tokenizer" not in prepared(300)[1]
+    stale = tmp_path / "run/weights-00000002.safetensors"
+    stale.write_bytes(b"of a run that was killed")
+    trainer, said = prepared(270)
+    assert "training the tokenizer" in said and trainer.tokenizer.size == 270 and not stale.exists()
+    assert len(list(trainer.run())) == 12
+
+
+def test_a_run_without_weights_for_the_mean_yet_gives_its_last(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    list(Trainer(read(write_translation(tmp_path, validate_every=4)), folder).run())
+    for name in ("state-00000012", "weights-00000004", "weights-00000008"):
+        (folder / f"{name}.safetensors").unlink()
+    back = Trainer(read(write_translation(tmp_path, validate_every=4)), folder)
+    assert back.step == 8 and list(back.run(0)) == []
+    now, found = back.model.state_dict(), weights(folder)
+    assert all(torch.equal(value, now[name]) for name, value in found.items())
 
 
 @pytest.mark.parametrize("schedule", ["inverse-sqrt", "cosine"])

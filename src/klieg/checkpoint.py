@@ -227,18 +227,18 @@ def save_weights(folder: Path, step: int, tensors: dict[str, Tensor], kept: int)
             looks[other].unlink(missing_ok=True)
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether save_weights() has kept any."""
-    return bool(_numbered(folder, "weights"))
+def forget_weights(folder: Path) -> None:
+    """Removes what save_weights() kept: a run that begins anew has nothing to do with it."""
+    for path in _numbered(folder, "weights").values():
+        path.unlink(missing_ok=True)
 
 
-def mean_weights(folder: Path, step: int) -> dict[str, Tensor]:
-    """The mean of the weights that save_weights() kept up to a step (Vaswani et al. 2017, section 6.1)."""
+def mean_weights(folder: Path, step: int) -> dict[str, Tensor] | None:
+    """The mean of the weights that save_weights() kept up to a step (Vaswani et al. 2017, section 6.1), or None."""
     total: dict[str, Tensor] = {}
     files = [path for at, path in _numbered(folder, "weights").items() if at <= step]
     if not files:
-        raise KliegError(f"{folder} has no weights-*.safetensors to take the mean of; remove its last states to go on from an "
-                         "earlier one.")
+        return None
     for path in files:
         stored = _open(path)
         for name in stored.keys():  # noqa: SIM118  (the file is no mapping)

@@ -8,7 +8,7 @@ that table says `start`, with a model that is there already: its shape, its weig
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -168,6 +168,33 @@ def read(path: str | Path) -> Recipe:
         raise KliegError(f"{path}: [[data]] must name at least one text.")
     sources = tuple(_table(entry, table, f"{path} [[data]]") for table in data)
     return Recipe(path.stem, model, model.vocab_size, sources, train, start)
+
+
+def facts_of(recipe: Recipe) -> dict:
+    """What must not change between the parts of one run; how often it is saved may."""
+    train = {k: v for k, v in asdict(recipe.train).items() if not k.endswith("_every")}
+    start = {} if recipe.start is None else {"start": recipe.start}
+    return {"model": recipe.model.to_json(), "pieces": recipe.pieces, "train": train,
+            "sources": [asdict(source) for source in recipe.sources], **start}
+
+
+def endless(facts: dict) -> dict:
+    """The facts without the last step, where the learning rate does not depend on it: such a run may be given more steps."""
+    train = facts["train"]
+    kept = {k: v for k, v in train.items() if k != "steps"} if train["schedule"] == "inverse-sqrt" else train
+    return {**facts, "train": kept}
+
+
+def differing(before: dict, now: dict) -> str:
+    """Where the facts of two recipes part first, as `pieces was 400 and is 300`; '' if they do not."""
+    for name in dict.fromkeys([*before, *now]):
+        was, is_ = before.get(name), now.get(name)
+        if isinstance(was, dict) and isinstance(is_, dict):
+            if found := differing(was, is_):
+                return found
+        elif was != is_:
+            return f"{name} was {was!r} and is {is_!r}" if len(f"{was}{is_}") < 80 else f"{name} is another"
+    return ""
 
 
 def _train(settings: type[T], raw: dict, where: str, model: Config) -> T:

@@ -35,6 +35,8 @@ LONGEST_PIECE = 128  # characters; a text of more than this many for each positi
 _WORDS = (r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})|\p{Han}| ?[[\p{L}\p{M}]&&[^\p{Han}]]+| ?\p{N}"
           r"| ?[^\s\p{L}\p{M}\p{N}]+|[\r\n]+|[^\S\r\n]+(?!\S)|[^\S\r\n]+")
 
+_NOTE = "tokenizer-made-of.json"
+
 # Names of the marks where tokenizer_config.json is silent; only marks that the file declares special count.
 _USUAL = {"bos": ("<s>", "<bos>", "<|begin_of_text|>", "[CLS]"),
           "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "[SEP]"),
@@ -73,6 +75,12 @@ def train(texts: Iterable[str], size: int, specials: tuple[str, str, str] = ("<s
     names |= {"mask_token": MASK} if MASK in marks else {}
     return Tokenizer(backend, {"tokenizer_class": "PreTrainedTokenizerFast", **names,
                                "clean_up_tokenization_spaces": False})
+
+
+def made_of(folder: Path) -> dict | None:
+    """What save() was told that a tokenizer was made of; None where it was not."""
+    note = Path(folder) / _NOTE
+    return read_json(note) if note.is_file() else None
 
 
 def check_text(text: str) -> str:
@@ -127,9 +135,12 @@ class Tokenizer:
         return {"tokenizer.json": self._backend.to_str(pretty=False),
                 "tokenizer_config.json": json.dumps(self._config, ensure_ascii=False, indent=2) + "\n"}
 
-    def save(self, folder: Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, each whole or not at all."""
-        for name, text in self.files().items():
+    def save(self, folder: Path, made_of: dict | None = None) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, each whole or not at all; beside them what it was `made_of`."""
+        note = Path(folder) / _NOTE
+        note.unlink(missing_ok=True)
+        told = {} if made_of is None else {_NOTE: json.dumps(made_of, ensure_ascii=False) + "\n"}
+        for name, text in (self.files() | told).items():
             with atomic(Path(folder) / name) as path:
                 path.write_text(text, "utf-8")
 

@@ -29,9 +29,9 @@ from klieg.errors import KliegError
 from klieg.graphs import Graphs
 from klieg.pairs import PairBatch, PairCorpus
 from klieg.parallel import ALONE, Group
-from klieg.recipe import MaskTraining, PairTraining, Recipe, Training
+from klieg.recipe import MaskTraining, PairTraining, Recipe, Training, differing, endless, facts_of
 from klieg.rows import Batch
-from klieg.tokenizers import MASK, Tokenizer
+from klieg.tokenizers import MASK, Tokenizer, made_of
 from klieg.tokenizers import train as train_tokenizer
 from klieg.utilization import operations, peak
 
@@ -212,13 +212,20 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise KliegError(_UNMADE.format(self.folder, (e.strerror or str(e)).lower())) from None
-        if not (self.folder / "tokenizer.json").exists():
-            self._made_tokenizer(data).save(self.folder)
+        if fresh:
+            checkpoint.forget_weights(self.folder)
+        self._prepare_tokenizer(data, fresh)
         self._say("encoding the texts")
         if self.texts is pairs and (fresh or not all(place.is_dir() for place in self._encoded)):
             corpora = pairs.encode(recipe.sources, Tokenizer.load(self.folder), recipe.train, data)
             for place, corpus in zip(self._encoded, corpora, strict=True):
                 corpus.coded.save(place)
+
+    def _prepare_tokenizer(self, data: str | None, fresh: bool) -> None:
+        """Makes the tokenizer, unless it is there; a fresh run takes only one that was made as its recipe says."""
+        wanted = {name: said for name, said in facts_of(self.recipe).items() if name in ("start", "pieces", "sources")}
+        if not (self.folder / "tokenizer.json").exists() or (fresh and made_of(self.folder) != wanted):
+            self._made_tokenizer(data).save(self.folder, wanted)
 
     def _made_tokenizer(self, data: str | None) -> Tokenizer:
         """That of the model to start from, or one that is trained on the texts."""
@@ -274,9 +281,10 @@ class Trainer:
         return step % every == 0 or step == self.recipe.train.steps
 
     def _finish(self, model: models.Model) -> None:
-        if self.recipe.train.average > 1 and checkpoint.has_weights(self.folder):
+        mean = checkpoint.mean_weights(self.folder, self.step) if self.recipe.train.average > 1 else None
+        if mean is not None:
             model = models.outline(self.recipe.model)          # the run's own weights are those that it goes on with
-            model.load_state_dict(checkpoint.mean_weights(self.folder, self.step))
+            model.load_state_dict(mean)
         models.save(self.folder / "model", model, self.tokenizer)
 
     def _whole_model(self) -> models.Model:
@@ -343,7 +351,7 @@ class Trainer:
         self.group.lead(partial(self._write, self.group.gathered(tensors)))
 
     def _write(self, tensors: dict[str, Tensor]) -> None:
-        facts = {"recipe": _facts(self.recipe), "curve": [asdict(p) for p in self.curve]}
+        facts = {"recipe": facts_of(self.recipe), "curve": [asdict(p) for p in self.curve]}
         checkpoint.save_state(self.folder, self.step, tensors, facts)
         with checkpoint.atomic(self.folder / "loss.csv") as path:
             path.write_text(_table(self.curve), "utf-8")
@@ -351,8 +359,8 @@ class Trainer:
     def _saved(self) -> tuple[dict[str, Tensor], dict] | None:
         """The last state of this run, if there is one."""
         saved = checkpoint.load_state(self.folder, self._say)
-        if saved is not None and _endless(saved[1]["recipe"]) != _endless(_facts(self.recipe)):
-            raise KliegError(f"{self.folder} holds a run of another recipe; choose another folder with --out.")
+        if saved is not None and (other := differing(endless(saved[1]["recipe"]), endless(facts_of(self.recipe)))):
+            raise KliegError(f"{self.folder} holds a run of another recipe ({other}); choose another folder with --out.")
         return saved
 
     def _resume(self, tensors: dict[str, Tensor], facts: dict) -> None:
@@ -367,21 +375,6 @@ class Trainer:
         self.curve = [Progress(**p) for p in facts["curve"]]
         self.step = self._checkpointed = self.curve[-1].step
         self._say(f"going on from step {self.step}")
-
-
-def _facts(recipe: Recipe) -> dict:
-    """What must not change between the parts of one run; how often it is saved may."""
-    train = {k: v for k, v in asdict(recipe.train).items() if not k.endswith("_every")}
-    start = {} if recipe.start is None else {"start": recipe.start}
-    return {"model": recipe.model.to_json(), "pieces": recipe.pieces, "train": train,
-            "sources": [asdict(source) for source in recipe.sources], **start}
-
-
-def _endless(facts: dict) -> dict:
-    """The facts without the last step, where the learning rate does not depend on it: such a run may be given more steps."""
-    train = facts["train"]
-    kept = {k: v for k, v in train.items() if k != "steps"} if train["schedule"] == "inverse-sqrt" else train
-    return {**facts, "train": kept}
 
 
 def _table(curve: list[Progress]) -> str:
