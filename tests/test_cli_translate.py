@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import sys
 import threading
 from dataclasses import asdict
 from inspect import signature
@@ -13,6 +14,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from rich.console import Console
 from test_cli import Ran, Terminal, here, refused, run, tiny  # noqa: F401
 from test_translate import taught
 
@@ -157,27 +159,29 @@ def test_a_conversation_goes_on_until_an_empty_line(folder: Path, expected: list
     assert (plain.status, plain.out) == (0, as_lines([expected[0], expected[2]]))
     assert re.fullmatch("klieg: line 2: the text has .*\n", plain.err)
     shown = translated(folder, said=f"{LINES[0]}\n", terminal=True)
-    assert shown.text.startswith("Write; an empty line ends.\n") and expected[0] in shown.text
-    assert translated(folder, "--lang", "zh", said="", terminal=True).text.startswith("请输入；空行结束。")
+    assert shown.err.startswith("Write; an empty line ends.\n") and expected[0] in shown.text
+    assert translated(folder, "--lang", "zh", said="", terminal=True).err.startswith("请输入；空行结束。")
     assert translated(folder, "--interactive", "--n-best", "2", said=f"{LINES[0]}\n").text.count("\n") == 2
 
 
 @pytest.mark.parametrize(("argv", "said"), [
     ([""], "the text is empty"), ([" \n"], "only white space"), (["caf\udce9"], "Unicode"),
     (["word " * 100], "line 1: the text has .* tokens and the model has positions for 38 tokens; shorten it, or end"),
-    (["hi", "--to", "fr"], "no language 'fr'. Known: de, zh"), (["hi", "--to", ""], "no language ''"),
+    (["hi", "--to", "fr"], "no language 'fr'. It writes de, zh"), (["hi", "--to", ""], "no language ''"),
     (["hi", "--model", "trnslate"], "no model 'trnslate'"), (["hi", "--model", "chat"], "of the kind llama does not translate"),
     (["hi", "--n-best", "6"], "6 hypotheses are wanted of a beam of 5"), (["hi", "--alpha", "-1"], "penalties are -1"),
     (["hi", "--seed", "1"], "--seed is for texts that are drawn; add --sample"), (["hi", "--top-k", "3"], "--top-k is for"),
     (["hi", "--sample", "--n-best", "2"], "--n-best is of a search"), (["hi", "--sample", "--top-p", "0"], "top-p is 0"),
     (["hi", "--input", "in.txt"], "exclude each other"), (["hi", "--interactive"], "exclude each other"),
     (["--interactive", "--output", "x.txt"], "not written to a file"), (["hi", "--lang", "de"], "en, zh"),
-    (["--input", "absent.txt"], "absent.txt is not there"), (["--input", "bad.txt"], "not UTF-8 in line 2 at byte 4"),
+    (["--input", "absent.txt"], "absent.txt is not there"), (["--input", "."], "cannot be read .is a directory.; name a file"),
+    (["--input", "bad.gz"], "bad.gz is damaged .Not a gzipped file"), (["--input", "bad.txt"], "not UTF-8 in line 2 at byte 4"),
     (["hi", "--output", "none/x.txt"], "make its folder first"), (["hi", "--output", "."], "is a folder"),
 ], ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "")
 def test_a_mistake_is_one_line(argv: list[str], said: str, folder: Path, here: Path) -> None:  # noqa: F811
     Path("in.txt").write_text(TEXT, "utf-8")
-    Path("bad.txt").write_bytes(b"caf\xc3\xa9\ncaf\xe9\n")
+    for name in ("bad.txt", "bad.gz"):
+        Path(name).write_bytes(b"caf\xc3\xa9\ncaf\xe9\n")
     before = sorted(here.iterdir())
     refused(run("translate", *argv, *(() if "--model" in argv else ("--model", str(folder))),
                 *(() if "--to" in argv else ("--to", "de"))), said)
@@ -186,13 +190,29 @@ def test_a_mistake_is_one_line(argv: list[str], said: str, folder: Path, here: P
 
 def test_a_translator_of_several_languages_must_be_told(folder: Path) -> None:
     refused(run("translate", "hi", "--model", folder), "writes de, zh; say which, for example --to de")
-    refused(translated(folder, said=b"caf\xc3\xa9\ncaf\xe9\n"), "standard input is not UTF-8 in line 2 at byte 4 of it")
 
 
 def test_what_came_before_a_bad_line_is_there(folder: Path, expected: list[str]) -> None:
     with patch.object(translate, "CHUNK", len(TEXT)):
         ran = translated(folder, said=TEXT.encode() + b"caf\xe9\n")
     assert ran.status == 1 and ran.out == as_lines(expected) and "in line 5 at byte 4" in ran.err
+
+
+@pytest.mark.parametrize(("bad", "said"), [
+    (b"caf\xe9", "not UTF-8 in line 5 at byte 4"), (b"word " * 100, "line 5: the text has")])
+def test_lines_that_come_together_with_a_bad_one_are_not_lost(bad: bytes, said: str, folder: Path, expected: list[str]) -> None:
+    ran = translated(folder, said=TEXT.encode() + bad + b"\nmoon\n")
+    assert ran.status == 1 and ran.out == as_lines(expected) and said in ran.err and ran.err.count("\n") == 1
+    first = translated(folder, said=bad + b"\nmoon\n")
+    refused(first, said.replace("line 5", "line 1"))
+
+
+def test_a_bar_where_standard_input_goes_into_a_file(folder: Path, expected: list[str],
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translate.shell, "console", lambda error: Console(file=sys.stderr, force_terminal=True))
+    ran = translated(folder, said=TEXT)
+    assert ran.out == as_lines(expected) and "4/?" in ran.err
+    assert translated(folder, said=TEXT.replace("\n", "\n\n"), terminal=True).err.count("/?") == 0
 
 
 # ---- klieg evaluate ----

@@ -139,8 +139,9 @@ def test_languages_are_those_of_the_marks(both: Translator, one: Translator) -> 
     assert opening(both.tokenizer, "zh") == [4] and opening(one.tokenizer, None) == []
     only = Translator(one.model, train(["cat"], 330, marks=[">>de<<"], opened=False, closed=True))
     assert opening(only.tokenizer, None) == opening(only.tokenizer, "de") == [3]
-    for t, to, said in ((both, None, "writes de, zh; say which, for example --to de"), (both, "dee", "Did you mean 'de'"),
-                        (both, "pl", "no language 'pl'. Known: de, zh"), (one, "de", "one language; leave --to")):
+    for t, to, said in ((both, None, "writes de, zh; say which, for example --to de"),
+                        (both, "German", "no language 'German'. It writes de, zh"),
+                        (both, "pl", "no language 'pl'. It writes de, zh"), (one, "de", "one language; leave --to")):
         for ask in (lambda: t.translate(["a"], to), lambda: t.sample(["a"], Sampling(), to), lambda: t.score("a", "b", to)):  # noqa: B023
             with pytest.raises(KliegError, match=said):
                 ask()

@@ -57,7 +57,8 @@ class Search:
         if self.beam < 1:
             raise KliegError(f"beam is {self.beam}; it must be at least 1.")
         if not 1 <= self.best <= self.beam:
-            raise KliegError(f"{self.best} hypotheses are wanted of a beam of {self.beam}; ask for 1 to {self.beam}.")
+            raise KliegError(f"{self.best} hypotheses are wanted of a beam of {self.beam}; ask for 1 to {self.beam}, "
+                             "or follow more.")
         if not (self.alpha >= 0 and self.beta >= 0):
             raise KliegError(f"the penalties are {self.alpha} and {self.beta}; they must be 0 or more.")
         if not self.ratio >= 0 or self.extra < 1:

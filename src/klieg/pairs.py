@@ -24,7 +24,7 @@ from torch import Tensor
 from klieg.beam import Search, padded, search
 from klieg.data import data_folder, is_validation
 from klieg.encoded import Coded, Entry, Pair
-from klieg.errors import KliegError, nearest
+from klieg.errors import KliegError, first_line, nearest
 from klieg.evaluate import bleu
 from klieg.loss import token_loss, twin_loss
 from klieg.parallel import ALONE, Group
@@ -49,15 +49,17 @@ def lines(path: Path) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    found = path if path.is_file() else path.with_name(f"{path.name}.gz")
+    found = path if path.exists() or not path.name else path.with_name(f"{path.name}.gz")
     try:
         with (gzip.open if found.suffix == ".gz" else open)(found, "rb") as file:
             for number, line in enumerate(file, 1):
                 yield _text(found, number, line)
     except FileNotFoundError:
-        raise KliegError(f"{path} is not there; docs/data.md lists the texts and where they come from.") from None
-    except (OSError, EOFError, zlib.error) as e:
-        raise KliegError(f"{found} cannot be read ({e}); fetch it again.") from None
+        raise KliegError(f"{path} is not there; name a file that is (docs/data.md lists the texts of recipes).") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
+        raise KliegError(f"{found} is damaged ({first_line(e)}); fetch it again.") from None
+    except OSError as e:
+        raise KliegError(f"{found} cannot be read ({(e.strerror or first_line(e)).lower()}); name a file of text.") from None
 
 
 def _text(path: Path, number: int, line: bytes) -> str:

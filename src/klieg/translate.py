@@ -20,7 +20,7 @@ import torch
 
 from klieg import beam
 from klieg.beam import Hypothesis, Search
-from klieg.errors import KliegError, nearest
+from klieg.errors import KliegError
 from klieg.generate import Sampling
 from klieg.loss import CHUNK
 from klieg.models import Model, load
@@ -55,9 +55,17 @@ def opening(tokenizer: Tokenizer, to: str | None) -> list[int]:
         raise KliegError(f"this translator writes {', '.join(known)}; say which, for example --to {first} "
                          f"(in Python, to={first!r}).")
     if to is not None and to not in known:
-        what = nearest(to, list(known)) or " It writes one language; leave --to (in Python, to) away."
+        what = f" It writes {', '.join(known)}." if known else " It writes one language; leave --to (in Python, to) away."
         raise KliegError(f"this translator has no language {to!r}.{what}")
     return list(known.values()) if to is None else [known[to]]
+
+
+class Untranslatable(KliegError):
+    """Of a text that the model has no room for; `line` is its number."""
+
+    def __init__(self, line: int, said: KliegError) -> None:
+        super().__init__(f"line {line:,}: {said}")
+        self.line = line
 
 
 class Translator:
@@ -201,7 +209,7 @@ def _line(number: int) -> Iterator[None]:
     try:
         yield
     except KliegError as e:
-        raise KliegError(f"line {number:,}: {e}") from None
+        raise Untranslatable(number, e) from None
 
 
 @torch.inference_mode()

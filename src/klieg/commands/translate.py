@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -80,7 +81,8 @@ def translate(
             done = work.done(given, told=step)
         _deliver(iter([done]), output)
     else:
-        _deliver((work.done(part, first) for first, part in _arriving(sys.stdin.buffer)), output)
+        with _watched() as step:
+            _deliver(_streamed(work, _arriving(sys.stdin.buffer), step), output)
 
 
 def evaluate(
@@ -244,6 +246,27 @@ def _lines(path: Path) -> list[str]:
     return lines(path)
 
 
+def _watched() -> AbstractContextManager[Told]:
+    """A bar for standard input, unless what is read or written shares the screen with it."""
+    from klieg.views.progress import counted
+
+    if sys.stdin.isatty() or sys.stdout.isatty():
+        return nullcontext(lambda done, expected: None)
+    return counted("lines", shell.console(error=True))
+
+
+def _streamed(work: _Work, parts: Iterator[tuple[int, list[str]]], step: Told) -> Iterator[list[str]]:
+    """What is written for each part; of one with a line that cannot be translated, what is written for those before it."""
+    from klieg.translate import Untranslatable
+
+    for first, part in parts:
+        try:
+            yield work.done(part, first, lambda done, all: step(first - 1 + len(part) * done // max(1, all), None))  # noqa: B023
+        except Untranslatable as e:
+            yield work.done(part[:e.line - first], first)
+            raise
+
+
 def _arriving(stream: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
     """(number of the first, lines): those that are there, as soon as there is a whole one."""
     held, first = [], 1
@@ -251,11 +274,24 @@ def _arriving(stream: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
         whole, newline, rest = chunk.rpartition(b"\n")
         if newline:
             part = b"".join([*held, whole]).split(b"\n")
-            yield first, [_decoded(line, first + n) for n, line in enumerate(part)]
+            yield from _texts(part, first)
             held, first = [], first + len(part)
         held.append(rest)
     if any(held):
-        yield first, [_decoded(b"".join(held), first)]
+        yield from _texts([b"".join(held)], first)
+
+
+def _texts(part: list[bytes], first: int) -> Iterator[tuple[int, list[str]]]:
+    """The lines as texts; where one is not UTF-8, those before it come first."""
+    texts: list[str] = []
+    try:
+        for number, line in enumerate(part, first):
+            texts.append(_decoded(line, number))
+    except KliegError:
+        if texts:
+            yield first, texts
+        raise
+    yield first, texts
 
 
 def _decoded(line: bytes, number: int) -> str:
@@ -268,26 +304,15 @@ def _decoded(line: bytes, number: int) -> str:
 
 def _converse(work: _Work, language: str) -> None:
     """A line, its translation, and so on; a mistake in a line ends nothing."""
-    terminal = sys.stdin.isatty()
-    if terminal:
-        print({"en": "Write; an empty line ends.", "zh": "请输入；空行结束。"}[language])
+    if sys.stdin.isatty():
+        print({"en": "Write; an empty line ends.", "zh": "请输入；空行结束。"}[language], file=sys.stderr)
     number = 1
-    while line := _ask("› " if terminal else ""):
+    while line := shell.ask("› "):
         try:
             shell.write("\n".join(work.done([line], number)) + "\n")
         except KliegError as e:
             print(f"klieg: {e}", file=sys.stderr)
         number += 1
-
-
-def _ask(prompt: str) -> str:
-    """The user's next line; '' at the end."""
-    try:
-        return input(prompt).strip()
-    except EOFError:
-        return ""
-    except UnicodeDecodeError:
-        raise KliegError("what was written is not UTF-8; set the terminal to UTF-8.") from None
 
 
 # ---- evaluate ----

@@ -44,9 +44,12 @@ def watched(run: Iterable[S], start: int, console: Console) -> Iterator[S]:
 
 
 @contextmanager
-def counted(name: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Gives step(done, expected), which moves a bar with the time that has gone and the time that is left."""
+def counted(name: str, console: Console) -> Iterator[Callable[[int, int | None], None]]:
+    """Gives step(done, expected), which moves a bar with the time that has gone and the time that is left.
+
+    What is written to standard output meanwhile goes there, and not above the bar.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not console.is_terminal, redirect_stdout=False) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, expected: bar.update(task, completed=done, total=expected)
