@@ -89,7 +89,8 @@ def _ctranslate2(folder: str, mark: str, size: int, threads: int, batches: int) 
     engine = ctranslate2.Translator(folder, intra_threads=threads, inter_threads=batches)
 
     def run(texts: list[str]) -> list[str]:
-        sources = [encoding.tokens for encoding in words.encode_batch([mark + text for text in texts])]
+        encoded = words.encode_batch([mark + text for text in texts])
+        sources = [[words.id_to_token(id) for id in encoding.ids] for encoding in encoded]
         found = engine.translate_batch(sources, beam_size=BEAM, max_batch_size=size)
         return words.decode_batch([[words.token_to_id(piece) for piece in one.hypotheses[0]] for one in found])
     return run

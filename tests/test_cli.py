@@ -266,7 +266,7 @@ def test_train_then_explain_what_was_trained(here: Path, tmp_path: Path) -> None
     assert (ran.status, ran.out) == (0, b"")
     assert "step 4: validation loss" in ran.err and "--model run [1]/model" in ran.err
     assert {p.name for p in Path("run [1]").iterdir()} == {"loss.csv", "loss.png", "model", "state-00000004.safetensors",
-                                                           "tokenizer.json", "tokenizer_config.json"}
+                                                           "tokenizer.json", "tokenizer_config.json", "tokenizer-made-of.json"}
     said = json.loads(run("explain", "the cat", "--model", "run [1]/model", "--json", "-").out)
     assert (said["layers"], said["heads"], said["kv_heads"]) == (2, 4, 2)
     again = run("train", recipe, "--out", "run [1]")
@@ -282,6 +282,13 @@ def test_training_stops_after_some_minutes_and_says_how_to_go_on(here: Path, tmp
     assert "the model is in" not in prepared.err and not Path("run/model").exists()
     ran = run("train", recipe, "--out", "run", "--minutes", "100")
     assert ran.status == 0 and "stopped" not in ran.err and "the model is in run/model" in ran.err
+
+
+def test_a_run_that_ends_before_its_last_step_says_why(here: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, patience=2, learning_rate=1e-9, final_learning_rate=1e-9, steps=40, validate_every=1)
+    ran = run("train", recipe, "--out", "run", "--threads", "1")
+    said = "ended at step [23] of 40: the last 2 looks at the held-out texts were no better"
+    assert ran.status == 0 and re.search(f"^{said}$", ran.err, re.MULTILINE)
 
 
 def test_training_goes_on_without_a_font_for_the_curve(here: Path, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_a_translators_recipe_fills_in_its_marks(tmp_path: Path) -> None:
     (("longest = 30", "longest = 40"), "longest is 40 and the model has 32"), (("longest = 30", "batch = 2"), "'batch'"),
     (('target = "de"\n', ""), "target is missing"), (("longest = 30", 'schedule = "sqrt"'), "inverse-sqrt"),
     (("longest = 30", "label_smoothing = 1.5"), "label_smoothing"), (("d_model = 8", "d_model = 9"), "multiple"),
+    (("longest = 30", 'bleu = "13b"'), "bleu is '13b'; it is 13a or"), (("d_model = 8", "d_modl = 8"), "mean 'd_model'"),
     (("d_model = 8", "d_model = 8\ndropout = 1.0"), "dropout"), (("d_model = 8", "d_model = 8\nkv_heads = 3"), "divisor"),
 ])
 def test_a_mistake_in_a_translators_recipe_is_named(tmp_path: Path, change: tuple[str, str], said: str) -> None:

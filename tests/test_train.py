@@ -319,6 +319,13 @@ def test_a_run_that_saved_nothing_is_begun_by_the_recipe_as_it_is_now(tmp_path: 
     assert len(list(trainer.run())) == 12
 
 
+def test_held_out_texts_that_are_not_there_are_said_before_anything_is_made(tmp_path: Path) -> None:
+    path = write_translation(tmp_path)
+    path.write_text(path.read_text("utf-8") + 'validation = "nowhere"\n', "utf-8")
+    with pytest.raises(KliegError, match=r"'nowhere' \(nowhere.en and nowhere.xx\)"):
+        training.check(read(path), tmp_path / "run")
+
+
 def test_a_run_without_weights_for_the_mean_yet_gives_its_last(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     list(Trainer(read(write_translation(tmp_path, validate_every=4)), folder).run())

@@ -284,11 +284,14 @@ _VALID = {"int": (lambda value: _whole(value) and value <= LARGEST, f"a whole nu
 _VALID["int | None"] = _VALID["int"]
 
 
+KINDS: dict[str, type[Config]] = {"llama": LlamaConfig, "gpt2": GPT2Config, "marian": MarianConfig, "klieg": MarianConfig,
+                                  "bert": BertConfig}
+
+
 def parse_config(raw: dict, where: str) -> Config:
     """config.json -> a Config; refuses by name whatever would change the arithmetic unseen."""
     kind = raw.get("model_type")
-    cls = {"llama": LlamaConfig, "gpt2": GPT2Config, "marian": MarianConfig, "klieg": MarianConfig,
-           "bert": BertConfig}.get(str(kind))
+    cls = KINDS.get(str(kind))
     if cls is None:
         raise KliegError(f"{where}: model_type is {kind!r}; Klieg opens bert, gpt2, llama and marian models.")
     for key, value in cls.required.items():

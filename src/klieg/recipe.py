@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from klieg.checkpoint import read_config
-from klieg.config import LARGEST, BertConfig, Config, GPT2Config, MarianConfig, parse_config
+from klieg.config import KINDS, LARGEST, BertConfig, Config, GPT2Config, MarianConfig, parse_config
 from klieg.data import Source
 from klieg.errors import KliegError, first_line, nearest
 from klieg.models import find
 
 T = TypeVar("T")
+
+CUTTINGS = ("13a", "intl", "zh", "char", "none")  # sacreBLEU's tokenizers that need nothing else to be installed or fetched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,8 @@ class PairTraining(Training):
     validation_pairs: int = 1000
     """Held-out pairs of each entry and direction that are looked at."""
     bleu: str = ""
-    """sacreBLEU's tokenizer for validation; by default 13a, and zh for Chinese. `none` for texts that are tokenised."""
+    """sacreBLEU's tokenizer for validation, one of CUTTINGS; by default 13a, and zh for Chinese. `none` for texts that are
+    tokenised."""
 
 
 @dataclass(frozen=True)
@@ -198,10 +201,10 @@ def differing(before: dict, now: dict) -> str:
 
 
 def _train(settings: type[T], raw: dict, where: str, model: Config) -> T:
-    train = _table(settings, raw, where)
-    for name, valid in (("precision", ("fp32", "bf16")), ("schedule", ("cosine", "inverse-sqrt"))):
-        if getattr(train, name) not in valid:
-            raise KliegError(f"{where}: {name} is {getattr(train, name)!r}; it is {' or '.join(valid)}.")
+    train, known = _table(settings, raw, where), [f.name for f in fields(settings)]
+    for name, valid in (("precision", ("fp32", "bf16")), ("schedule", ("cosine", "inverse-sqrt")), ("bleu", ("", *CUTTINGS))):
+        if name in known and getattr(train, name) not in valid:
+            raise KliegError(f"{where}: {name} is {getattr(train, name)!r}; it is {' or '.join(filter(None, valid))}.")
     positions = model.n_positions if isinstance(model, GPT2Config) else model.max_position_embeddings
     name = "longest" if isinstance(train, PairTraining) else "context"
     if getattr(train, name) > positions:
@@ -215,9 +218,10 @@ def _model(raw: dict, where: str) -> Config:
     if raw.get("model_type") == "marian":
         # The marks are where tokenizers.train() puts them; the paper scales embeddings.
         raw = {"pad_token_id": 2, "eos_token_id": 1, "decoder_start_token_id": 2, "scale_embedding": True, **raw}
-    config = parse_config(raw, where)
-    _known(raw, [f.name for f in fields(config)] + ["model_type", *config.required], where)
-    return config
+    kind = KINDS.get(str(raw.get("model_type")))
+    if kind is not None:        # else parse_config() says so
+        _known(raw, [f.name for f in fields(kind)] + ["model_type", *kind.required], where)
+    return parse_config(raw, where)
 
 
 def _started(raw: dict, where: str) -> Config:

@@ -29,7 +29,7 @@ from klieg.errors import KliegError
 from klieg.graphs import Graphs
 from klieg.pairs import PairBatch, PairCorpus
 from klieg.parallel import ALONE, Group
-from klieg.recipe import MaskTraining, PairTraining, Recipe, Training, differing, endless, facts_of
+from klieg.recipe import MaskTraining, PairSource, PairTraining, Recipe, Training, differing, endless, facts_of
 from klieg.rows import Batch
 from klieg.tokenizers import MASK, Tokenizer, made_of
 from klieg.tokenizers import train as train_tokenizer
@@ -158,6 +158,8 @@ def check(recipe: Recipe, folder: Path, data: str | None = None) -> None:
     """KliegError for what is seen to be wrong before anything is made: texts that are not there, a folder that cannot be."""
     for source in recipe.sources:
         next(iter(_texts(recipe).texts((source,), data)), None)
+        if isinstance(source, PairSource):
+            next(iter(pairs.read_pairs(source, data, "validation")), None)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise KliegError(_UNMADE.format(folder, f"{there} is no folder"))

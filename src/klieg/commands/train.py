@@ -118,6 +118,9 @@ def _train(trainer: Trainer, console: Console, diary: Diary | None, seconds: flo
                 console.print(f"no picture of the loss: {e}", soft_wrap=True)
     if diary is not None:
         console.print(diary.cost, style="dim", soft_wrap=True)
+    if trainer.finished and trainer.step < trainer.recipe.train.steps:
+        console.print(f"ended at step {trainer.step:,} of {trainer.recipe.train.steps:,}: the last "
+                      f"{trainer.recipe.train.patience:,} looks at the held-out texts were no better", soft_wrap=True)
     if not trainer.finished:
         console.print(f"stopped at step {trainer.step:,} of {trainer.recipe.train.steps:,}; the same command goes on",
                       soft_wrap=True)
