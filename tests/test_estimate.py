@@ -57,6 +57,17 @@ def test_bytes_are_counted_and_grow_with_the_texts(tmp_path: Path) -> None:
     assert found.fits and found.seconds > 0 and f"{recipe.train.steps} steps of" in found.line
 
 
+def test_a_part_that_would_never_fit_is_not_tried_to_find_that_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = read(write_translation(tmp_path, batch_tokens=4000))
+    vast = replace(recipe, train=replace(recipe.train, batch_tokens=2**20))
+    counted, sizes = estimate._counted, []
+    monkeypatch.setattr(estimate, "_counted", lambda stepper, batch: (sizes.append(batch.count), counted(stepper, batch))[1])
+    monkeypatch.setattr(estimate, "_room", lambda device: 1e9)
+    found = estimated(vast)
+    assert sizes == [2040, 4080] and not found.fits         # sentences of 20 tokens
+    assert found.kept == pytest.approx(2**20 / 4000 * estimated(recipe).kept, rel=0.02)
+
+
 def test_time_is_that_of_a_part_times_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 0.5, 1.0, 1.375, 2.0, 3.0])                 # three parts, of which the second is the quickest
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(ticks))

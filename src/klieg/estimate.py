@@ -2,7 +2,8 @@
 
 The memory of a step is the weights with their gradients and moments, and what the way there keeps for
 the way back. The latter is counted, every tensor that autograd keeps, at an eighth and at a quarter
-of a part, and grows with the tokens; so a recipe that does not fit is refused without being tried.
+of a part, or of COUNTED tokens where a part has more, and grows with the tokens; so a recipe that does
+not fit is refused without being tried.
 One that fits is timed with a part in full. Texts are made up: neither is a matter of what they say.
 """
 
@@ -30,6 +31,7 @@ SENTENCE = 32          # tokens of a made-up sentence
 WEIGHT = 4 + 4 + 8     # bytes of a parameter: itself, its gradient, its two moments
 LIBRARIES = 1e8        # bytes that torch's libraries take when they are first used
 BACK = 1.5             # of what is kept: the way back has gradients of its own, and memory has gaps (measured, two recipes)
+COUNTED = 2**14        # tokens of a part beyond which no more are counted
 TURNS = 3              # parts that are timed, unless one takes more than a second
 
 
@@ -94,8 +96,8 @@ def estimated(recipe: Recipe, group: Group = ALONE) -> Estimate:
     model = models.build(recipe.model)
     model = model if group.sharded else model.to(group.device)
     stepper = Stepper(model, replace(recipe.train, compile=False), group)
-    small, large = (_counted(stepper, _texts(recipe, share)) for share in (1 / 8, 1 / 4))
-    (few, at_few), (many, at_many) = small, large
+    most = min(1.0, COUNTED / _tokens(recipe))
+    (few, at_few), (many, at_many) = (_counted(stepper, _texts(recipe, share * most)) for share in (1 / 8, 1 / 4))
     per_token = max(0.0, (at_many - at_few) / max(1, many - few))
     whole = _texts(recipe, 1.0)
     times = 2 if launched(recipe.train, group) else 1        # what is recorded has memory of its own
@@ -113,6 +115,12 @@ def _fixed(outline: models.Model, recipe: Recipe, group: Group) -> float:
               if isinstance(stack, torch.nn.ModuleList) for block in stack]
     in_full = outline.parameter_count - sum(blocks) + 2 * max(blocks)      # the next block comes while one is used
     return WEIGHT * outline.parameter_count / group.size + 2 * 4 * in_full + always
+
+
+def _tokens(recipe: Recipe) -> int:
+    """Tokens of one part, on a side."""
+    train = recipe.train
+    return train.batch_tokens if isinstance(train, PairTraining) else train.batch * train.context
 
 
 def _texts(recipe: Recipe, share: float) -> Batch | PairBatch:
