@@ -1,6 +1,6 @@
 """How far is every kernel from the formula in float64, beside plain PyTorch in the same precision?
 
-The cases and the formula are those of tests/test_kernels.py, which holds every one of them to
+The cases and the formula are those of tests/formula.py, and tests/test_kernels.py holds every one of them to
 the bar; here the worst of each kernel is printed. Errors are root mean squares over three draws
 of every case, as one query over a few keys gives too few numbers to tell error from luck; where
 plain PyTorch is exact to less than one unit in the last place of float32, that unit stands for it.
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import test_kernels as cases
+import formula as cases
 
 from klieg.kernels import attend
 

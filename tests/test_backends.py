@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from formula import NOTHING, assert_no_worse, call, check_gradients, formula, masks
 from test_gpu import there
-from test_kernels import NOTHING, assert_no_worse, call, check_gradients, formula, masks
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from formula import NOTHING, Call, assert_no_worse, call, check, check_gradients, formula, masks, options
 from hopper import compiled
 from hypothesis import given
 from test_attention import composed
 from test_attention import masks as composed_masks
-from test_kernels import NOTHING, Call, assert_no_worse, call, check, check_gradients, formula, masks, options
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 

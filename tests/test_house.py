@@ -134,17 +134,18 @@ def test_the_rules_above_can_be_broken() -> None:
         del TREES["views/bad.py"], FILES["views/bad.py"]
 
 
-OTHERS = {str(path.relative_to(ROOT)): path for folder in ("native", "web/src", "benchmarks", "docs")
+OTHERS = {str(path.relative_to(ROOT)): path for folder in ("native", "web/src", "benchmarks", "docs", "tests")
           for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".cpp", ".h", ".ts", ".svelte", ".css", ".py")}
 COMMENT = {".py": '"""', ".css": "/*"}
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_page_and_the_kernels_are_explained_and_short_too(name: str) -> None:
-    """Components say what they are below their first tag; what a test of the page is about stands in its name."""
+def test_the_page_the_kernels_and_the_tests_are_explained_and_short_too(name: str) -> None:
+    """Components say what they are below their first tag; what a test is about stands in its name."""
     lines, comment = OTHERS[name].read_text("utf-8").splitlines(), COMMENT.get(OTHERS[name].suffix, "//")
     first = lines[:12] if name.endswith(".svelte") else lines[:1]
-    assert name.endswith(".test.ts") or any(line.lstrip().startswith(comment) for line in first), f"{name} is not explained"
+    test = name.endswith(".test.ts") or Path(name).name.startswith("test_")
+    assert test or any(line.lstrip().startswith(comment) for line in first), f"{name} is not explained"
     assert len(lines) <= 400, f"{name} has more than 400 lines"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ FOLDERS = ["", "docs", "recipes", "src", "src/klieg", "tests"]
 
 def entries(root: Path) -> set[str]:
     """Files and folders that somebody sees; caches and the like hide behind a dot or two underscores."""
-    there = [path for folder in FOLDERS if (root / folder).is_dir() for path in (root / folder).iterdir()]
-    return {str(path.relative_to(root)) for path in there if not path.name.startswith((".", "__"))}
+    there = [(folder, entry.name) for folder in FOLDERS if (root / folder).is_dir() for entry in os.scandir(root / folder)]
+    return {f"{folder}/{name}" if folder else name for folder, name in there if not name.startswith((".", "__"))}
 
 
 @pytest.fixture(autouse=True)
