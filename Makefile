@@ -8,6 +8,8 @@ WEB := $(shell find web native -type f -not -path '*/node_modules/*' -not -path 
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Compiled once, and not again by every process that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all check bench web weights train clean
 
@@ -16,8 +18,9 @@ demo: $(READY)
 	@echo
 	@echo "To see it in the browser:   $(BIN)/klieg serve"
 
-# A file of tests stays with one process; each process computes on one thread.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# A file of tests stays with one process; each process computes on one thread. Files come in their order and not by their number
+# of tests: the page's few long ones first, and the short ones of views last, so that all processes end together.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(PYTEST)
