@@ -25,7 +25,8 @@ def browser() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--process-per-site"]
+        # The shell would draw letters otherwise than the browser that took the pictures of the README.
+        flags = ["--no-sandbox", "--disable-gpu", "--process-per-site", "--font-render-hinting=none"]
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield found
         found.close()
