@@ -46,10 +46,8 @@ def mapped(attentions: Sequence[Tensor], family: Family) -> list[Tensor]:
     return [attentions[layer] for layer in family.layers]
 
 
-def reference(model: nn.Module, family: Family, run: Run) -> dict[str, list[Tensor]]:
+def reference(eager: nn.Module, family: Family, run: Run) -> dict[str, list[Tensor]]:
     """The maps of eager attention, (b, h, i, j) for every layer with a map, by kind."""
-    eager = copy.deepcopy(model)
-    eager.set_attn_implementation("eager")
     if family.name == "swin":       # it returns the last map of each stage
         maps: list[Tensor] = []
         for module in eager.modules():
@@ -106,14 +104,14 @@ class Finding:
     refusal: str | None = None
 
 
-def watched(model: nn.Module, family: Family, mode: str, finding: Finding) -> None:
+def watched(model: nn.Module, eager: nn.Module, family: Family, mode: str, finding: Finding) -> None:
     """One way to use a model, unwatched and watched; what differs is an AssertionError."""
     before = MODES[mode](model, family)
     with klieg.watch(model, top=SPEC.top, map=SPEC.map, bins=SPEC.bins) as seen:
         run = MODES[mode](model, family)
     for a, b in zip(before.outputs, run.outputs, strict=True):
         assert torch.equal(a, b), f"{mode}: the watched output differs"
-    expected = reference(model, family, run)
+    expected = reference(eager, family, run)
     layers = family.layers or tuple(range(len(expected["self"])))
     finding.without_map = dict(seen.without_map)
     assert set(seen.without_map) == (set(range(model.config.num_hidden_layers)) - set(layers) if family.layers else set())
@@ -142,8 +140,10 @@ def found(name: str) -> Finding:
     except KliegError as refusal:
         finding.refusal = str(refusal)
     else:
+        eager = copy.deepcopy(model)
+        eager.set_attn_implementation("eager")
         for mode in modes(family):
-            watched(model, family, mode, finding)
+            watched(model, eager, family, mode, finding)
     assert model.config._attn_implementation == was
     assert torch.equal(once(model, family).outputs[0], before), "a model must be left as it was"
     return finding

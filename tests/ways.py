@@ -12,7 +12,7 @@ import torch
 from families import Family
 from torch import Tensor, nn
 
-NEW = 5     # tokens that a model writes
+NEW = 3     # tokens that a model writes
 
 
 @dataclass
