@@ -209,7 +209,7 @@ def test_languages(tiny: Path) -> None:
     assert "Tokens" in english.text and "词元" not in english.text
     assert run("explain", "hi", "--model", tiny, "--lang", "en", LC_ALL="zh_CN.UTF-8") == english
     assert "键" in run("explain", "hi", "--model", tiny, "--cell", "0.0.1.0", "--lang", "zh").text
-    assert run("chat", "--model", tiny, "--lang", "zh", terminal=True).text.startswith("开始聊天")
+    assert run("chat", "--model", tiny, "--lang", "zh", terminal=True).err.startswith("开始聊天")
 
 
 def test_colours_are_for_terminals_that_have_them(tiny: Path) -> None:

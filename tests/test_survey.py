@@ -197,10 +197,10 @@ def test_surveys_of_parts_merge_to_the_whole(maker: str, case, spec: SurveySpec,
 def test_every_kernel_gives_the_survey(kernel: str, dtype: torch.dtype) -> None:
     """In tiles of the real size, two documents in each row; a short one where Triton interprets its kernel."""
     random = torch.Generator().manual_seed(0)
-    count = 40 if kernel == "gpu" else 700
+    count = {"gpu": 40, "short": 200}.get(kernel, 700)
     q, k = (torch.randn(2, h, count, 16, generator=random).to(dtype) for h in (4, 2))
     ids = (torch.arange(count) > 3 * count // 7).long().expand(2, -1)
-    masks = {"few": Mask.padding(ids == 1), "sparse": Mask.causal() & Mask.strided(40, 3)}
+    masks = {"few": Mask.padding(ids == 1), "short": Mask.causal(), "sparse": Mask.causal() & Mask.strided(40, 3)}
     mask, spec = masks.get(kernel, Mask.causal() & Mask.documents(ids)), SurveySpec(map=16)
     q = q[:, :, -5:] if kernel == "few" else q
     if kernel == "gpu":
