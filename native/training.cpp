@@ -2,8 +2,8 @@
 // loss of a large vocabulary.
 //
 // Dropout draws from a hash of the number's place and a seed, so that nothing is stored for the way
-// back: the same seed gives the same mask. The loss turns a row of logits into its cross-entropy and,
-// in place, into its gradient, while the row is still in the cache. Where the model computes in bfloat16 the
+// back: the same seed gives the same mask. The loss turns a row of logits, or two of R-Drop's twins, into
+// cross-entropy and, in place, into its gradient, while the row is still in the cache. Where the model computes in bfloat16 the
 // logits and the numbers to drop lie in it too, and are widened on the way.
 
 #include <algorithm>
@@ -71,11 +71,11 @@ void drop_piece(void* context, std::int64_t piece, int) {
 }
 
 struct Loss {
-    void* logits;                // [rows, vocabulary], replaced by their gradient
+    void* logits;                // [rows, vocabulary], of twins [2, rows, vocabulary]; replaced by their gradient
     const std::int64_t* targets; // [rows]
     float* losses;               // [rows]
     std::int64_t rows, vocabulary;
-    float smoothing;
+    float smoothing, alpha;
 };
 
 template <typename T>
@@ -105,6 +105,57 @@ WITHIN void turn(const Loss& l, std::int64_t row) {
 WIDEST void turn_whole(const Loss& l, std::int64_t row) { turn<float>(l, row); }
 WIDEST void turn_half(const Loss& l, std::int64_t row) { turn<Half>(l, row); }
 
+// Of twins p and q (Liang et al. 2021) ln p - ln q is wanted for every number of the vocabulary: the difference of
+// what their logits are below the largest, less that of the logarithms of their sums.
+template <typename T>
+WITHIN void turn_twins(const Loss& l, std::int64_t row) {
+    const std::int64_t n = l.vocabulary, target = l.targets[row];
+    T* y = static_cast<T*>(l.logits) + row * n;
+    T* z = y + l.rows * n;
+    float top_y = widened(y[0]), top_z = widened(z[0]);
+#pragma omp simd reduction(max : top_y, top_z)
+    for (std::int64_t i = 0; i < n; ++i) {
+        top_y = widened(y[i]) > top_y ? widened(y[i]) : top_y;
+        top_z = widened(z[i]) > top_z ? widened(z[i]) : top_z;
+    }
+    float sum_p = 0, sum_q = 0, apart = 0, p_leads = 0, q_leads = 0;
+#pragma omp simd reduction(+ : sum_p, sum_q, apart, p_leads, q_leads)
+    for (std::int64_t i = 0; i < n; ++i) {
+        const float below_y = widened(y[i]) - top_y, below_z = widened(z[i]) - top_z;
+        const float p = exponential(below_y), q = exponential(below_z);
+        apart += below_y + below_z;
+        sum_p += p;
+        sum_q += q;
+        p_leads += p * (below_y - below_z);
+        q_leads += q * (below_z - below_y);
+    }
+    const float lse_p = std::log(sum_p), lse_q = std::log(sum_q), shift = lse_p - lse_q, scale_p = 1 / sum_p, scale_q = 1 / sum_q;
+    const float p_from_q = p_leads * scale_p - shift, q_from_p = q_leads * scale_q + shift;   // Kullback-Leibler divergences
+    const float share = l.smoothing / static_cast<float>(n), pull = l.alpha / 2, sure = 1 - l.smoothing;
+    const float wanted_y = widened(y[target]), wanted_z = widened(z[target]);
+    l.losses[row] = lse_p + lse_q - sure * (wanted_y - top_y + wanted_z - top_z) - share * apart + pull * (p_from_q + q_from_p);
+    // d KL(p|q) / dy = p (ln p - ln q - KL(p|q)), d KL(q|p) / dy = p - q, and the same the other way round.
+    const auto gradients = [=](float below_y, float below_z, float& dy, float& dz) {
+        const float p = exponential(below_y) * scale_p, q = exponential(below_z) * scale_q, lead = below_y - below_z - shift;
+        dy = p - share + pull * (p * (lead - p_from_q) + p - q);
+        dz = q - share + pull * (q * (-lead - q_from_p) + q - p);
+    };
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        float dy, dz;
+        gradients(widened(y[i]) - top_y, widened(z[i]) - top_z, dy, dz);
+        narrow(dy, y[i]);
+        narrow(dz, z[i]);
+    }
+    float dy, dz;
+    gradients(wanted_y - top_y, wanted_z - top_z, dy, dz);
+    narrow(dy - sure, y[target]);
+    narrow(dz - sure, z[target]);
+}
+
+WIDEST void turn_twins_whole(const Loss& l, std::int64_t row) { turn_twins<float>(l, row); }
+WIDEST void turn_twins_half(const Loss& l, std::int64_t row) { turn_twins<Half>(l, row); }
+
 template <void Row(const Loss&, std::int64_t)>
 void loss_piece(void* context, std::int64_t row, int) { Row(*static_cast<Loss*>(context), row); }
 
@@ -127,8 +178,16 @@ void klieg_dropout(const float* base, const void* x, int x_half, void* y, int y_
 // gradient of the sum of the losses.
 void klieg_loss(void* logits, int half, const std::int64_t* targets, float* losses, std::int64_t rows, std::int64_t vocabulary,
                 float smoothing, int threads) {
-    Loss l{logits, targets, losses, rows, vocabulary, smoothing};
+    Loss l{logits, targets, losses, rows, vocabulary, smoothing, 0};
     klieg::share(rows, threads, half ? loss_piece<turn_half> : loss_piece<turn_whole>, &l);
+}
+
+// The same for twins: logits [2, rows, vocabulary]; a loss is the sum of both cross-entropies and of alpha / 2 times
+// both divergences of one twin from the other.
+void klieg_twin_loss(void* logits, int half, const std::int64_t* targets, float* losses, std::int64_t rows,
+                     std::int64_t vocabulary, float smoothing, float alpha, int threads) {
+    Loss l{logits, targets, losses, rows, vocabulary, smoothing, alpha};
+    klieg::share(rows, threads, half ? loss_piece<turn_twins_half> : loss_piece<turn_twins_whole>, &l);
 }
 
 }  // extern "C"

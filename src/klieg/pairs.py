@@ -215,7 +215,7 @@ class PairBatch:
         kind, targets = torch.bfloat16 if half else torch.float32, self.targets.flatten()
         hidden, weight = hidden.flatten(0, 1).to(kind), model.vocabulary.to(kind)
         if twice:
-            return twin_loss(*hidden.chunk(2), weight, targets, train.label_smoothing, train.r_drop)
+            return twin_loss(hidden, weight, targets, train.label_smoothing, train.r_drop)
         return token_loss(hidden, weight, targets, train.label_smoothing)
 
     @torch.no_grad()
