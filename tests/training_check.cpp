@@ -1,5 +1,6 @@
-// Random calls of the native dropout, loss, likeliest tokens and attention of a few queries, each tensor in memory of exactly its size, against what they
-// are in double. Compiled with the address and undefined-behaviour sanitizers by test_native.py.
+// Random calls of the native dropout, loss of one pass and of twins, likeliest tokens and attention of a few queries,
+// each tensor in memory of exactly its size, against what they are in double. Compiled with the address and
+// undefined-behaviour sanitizers by test_native.py.
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +16,8 @@ extern "C" void klieg_dropout(const float* base, const void* x, int x_half, void
                               std::uint64_t seed, std::uint32_t dropped, float scale, int threads);
 extern "C" void klieg_loss(void* logits, int half, const std::int64_t* targets, float* losses, std::int64_t rows,
                            std::int64_t vocabulary, float smoothing, int threads);
+extern "C" void klieg_twin_loss(void* logits, int half, const std::int64_t* targets, float* losses, std::int64_t rows,
+                                std::int64_t vocabulary, float smoothing, float alpha, int threads);
 extern "C" void klieg_likeliest(const float* logits, const float* bias, std::int64_t rows, std::int64_t vocabulary,
                                 std::int64_t count, float* values, std::int64_t* tokens, float* lse, int threads);
 extern "C" void klieg_few(std::int64_t texts, std::int64_t heads, std::int64_t groups, std::int64_t queries, std::int64_t keys,
@@ -87,6 +90,51 @@ bool loses() {
     return true;
 }
 
+// ln p of a row of logits.
+std::vector<double> logarithms(const float* z, std::int64_t vocabulary) {
+    double top = z[0], sum = 0;
+    for (std::int64_t n = 0; n < vocabulary; ++n) top = std::max(top, static_cast<double>(z[n]));
+    for (std::int64_t n = 0; n < vocabulary; ++n) sum += std::exp(z[n] - top);
+    std::vector<double> found(vocabulary);
+    for (std::int64_t n = 0; n < vocabulary; ++n) found[n] = z[n] - top - std::log(sum);
+    return found;
+}
+
+bool agrees() {
+    const std::int64_t rows = 1 + below(9), vocabulary = 1 + below(below(2) ? 40 : 3000), size = rows * vocabulary;
+    const float smoothing = below(2) ? 0.1f : 0.0f, alpha = below(3) ? 5.0f : 0.0f;
+    auto logits = normal(2 * size, below(2) ? 1.0f : 8.0f), losses = normal(rows, 1);
+    const bool half = below(2);
+    const auto halves = half ? halved(logits.get(), 2 * size) : nullptr;
+    const std::vector<float> given(logits.get(), logits.get() + 2 * size);
+    std::unique_ptr<std::int64_t[]> targets(new std::int64_t[rows]);
+    for (std::int64_t row = 0; row < rows; ++row) targets[row] = below(static_cast<int>(vocabulary));
+    klieg_twin_loss(half ? static_cast<void*>(halves.get()) : logits.get(), half, targets.get(), losses.get(), rows, vocabulary, smoothing, alpha, 1 + below(3));
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const auto p = logarithms(given.data() + row * vocabulary, vocabulary), q = logarithms(given.data() + size + row * vocabulary, vocabulary);
+        double forth = 0, back = 0, truth = -(1.0 - smoothing) * (p[targets[row]] + q[targets[row]]);
+        for (std::int64_t n = 0; n < vocabulary; ++n) {
+            forth += std::exp(p[n]) * (p[n] - q[n]);
+            back += std::exp(q[n]) * (q[n] - p[n]);
+            truth -= smoothing / static_cast<double>(vocabulary) * (p[n] + q[n]);
+        }
+        truth += alpha / 2.0 * (forth + back);
+        if (std::fabs(losses[row] - truth) > 1e-5 * (1 + std::fabs(truth))) return false;
+        const double finest = 3e-6 * (1 + alpha * (1 + forth + back));
+        for (std::int64_t n = 0; n < 2 * vocabulary; ++n) {
+            const bool other = n >= vocabulary;
+            const auto& one = other ? q : p;
+            const auto& two = other ? p : q;
+            const std::int64_t at = n % vocabulary, place = (other ? size : 0) + row * vocabulary + at;
+            const double share = std::exp(one[at]), wanted = (at == targets[row] ? 1.0 - smoothing : 0.0) + smoothing / static_cast<double>(vocabulary);
+            const double gradient = share - wanted + alpha / 2.0 * (share * (one[at] - two[at] - (other ? back : forth)) + share - std::exp(two[at]));
+            const double found = half ? widened(halves[place]) : logits[place];
+            if (std::fabs(found - gradient) > finest + (half ? std::fabs(gradient) / 256 : 0)) return false;
+        }
+    }
+    return true;
+}
+
 bool likes() {
     const std::int64_t rows = 1 + below(9), vocabulary = 1 + below(below(2) ? 40 : 3000), count = 1 + below(static_cast<int>(std::min<std::int64_t>(vocabulary, 30)));
     const auto logits = normal(rows * vocabulary, below(2) ? 3.0f : 60.0f), bias = normal(vocabulary, 1), values = normal(rows * count, 1), lse = normal(rows, 1);
@@ -142,7 +190,7 @@ bool attends() {
 
 int main() {
     for (int turn = 0; turn < 200; ++turn)
-        if (!drops() || !loses() || !likes() || !attends()) return std::printf("call %d\n", turn), 1;
-    std::puts("800 calls");
+        if (!drops() || !loses() || !agrees() || !likes() || !attends()) return std::printf("call %d\n", turn), 1;
+    std::puts("1000 calls");
     return 0;
 }
