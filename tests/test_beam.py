@@ -149,7 +149,7 @@ def test_padding_and_the_start_mark_are_never_written() -> None:
     model.final_logits_bias[0, [PAD, 7]] = 50.0
     sources = sources_of([4, 6])
     written = [id for best in search(model, sources, Search(beam=3, best=3)) for h in best for id in h.ids]
-    written += [id for ids in sample(model, sources, Sampling(seed=1), 30) for id in ids]
+    written += [id for ids in sample(model, sources, Sampling(seed=1), seeded(1, 2)) for id in ids]
     assert len(written) > 20 and not {PAD, 7, EOS} & set(written)
 
 
@@ -197,17 +197,33 @@ def test_transformers_generate_finds_the_same(width: int, taught: Marian, tmp_pa
             assert [h.log_p for h in ours] == pytest.approx(found.sequences_scores.tolist(), abs=1e-4)
 
 
-def test_samples_follow_the_probabilities_and_their_seed(taught: Marian) -> None:
+def seeded(first: int, count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(first + n) for n in range(count)]
+
+
+def test_samples_follow_the_probabilities_and_their_seeds(taught: Marian) -> None:
     model, source = writer(SMALL, seed=3), [4, 5, 3, EOS]
-    first = [(ids or [EOS])[0] for ids in sample(model, [source] * 4000, Sampling(seed=3), 1)]
+    first = [[*ids, EOS][0] for ids in sample(model, [source] * 4000, Sampling(), seeded(0, 4000))]
     p = next_log_p(model, source, []).exp()
     p[PAD] = 0
     found = torch.tensor(first).bincount(minlength=6) / len(first)
     assert (found - p / p.sum()).abs().max() < 0.03
-    runs = [sample(model, [source] * 5, Sampling(seed=seed), 20) for seed in (1, 1, 2)]
+    runs = [sample(model, [source] * 5, Sampling(), seeded(seed, 5)) for seed in (1, 1, 9)]
     assert runs[0] == runs[1] != runs[2]
     sources = sources_of([5, 2, 8, 3], 30)
-    assert sample(taught, sources, Sampling(temperature=0), 7) == [greedy(taught, source, 8)[:7] for source in sources]
+    assert sample(taught, sources, Sampling(temperature=0), seeded(0, 4)) == [greedy(taught, source, 50) for source in sources]
+
+
+def test_samples_do_not_depend_on_what_is_drawn_beside_them(taught: Marian) -> None:
+    """In groups of several lengths, from which whoever is done leaves, as each by itself; and all are told of."""
+    sources, heard = sources_of([5, 2, 8, 3, 3, 7], 30), []
+    with patch.object(beam, "ROOM", 24):
+        found = sample(taught, sources, Sampling(temperature=2), seeded(7, 6), heard.append)
+    assert heard[-1] == 6 and len(heard) > 1 and heard == sorted(heard)
+    assert found == [sample(taught, [source], Sampling(temperature=2), [generator])[0]
+                     for source, generator in zip(sources, seeded(7, 6), strict=True)]
+    limits = [Search().longest(len(source), taught.positions) for source in sources]
+    assert all(len(ids) <= limit for ids, limit in zip(found, limits, strict=True)) and len(set(map(len, found))) > 2
 
 
 def test_groups_hold_every_source_once_and_like_lengths() -> None:

@@ -60,12 +60,12 @@ def test_top_k_top_p_and_temperature_cut_what_they_say() -> None:
     assert torch.allclose(nucleus[0, :2], p[0, :2] / p[0, :2].sum())
     for least in (1e-9, 1e-300):  # the second is 0 in float32
         assert filtered(logits, Sampling(top_p=least)).gt(0).sum() == 1
-    assert choose(logits, Sampling(temperature=0), torch.Generator()).item() == 0
+    assert choose(logits, Sampling(temperature=0), [torch.Generator()]).item() == 0
 
 
 def test_sampling_follows_the_probabilities() -> None:
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(20000, 3)
-    found = choose(logits, Sampling(), Sampling(seed=3).generator()).bincount(minlength=3) / 20000
+    found = choose(logits, Sampling(), [Sampling(seed=3).generator()] * 20000).bincount(minlength=3) / 20000
     assert (found - torch.tensor([0.5, 0.3, 0.2])).abs().max() < 0.02
 
 

@@ -64,6 +64,10 @@ class Search:
         if not self.ratio >= 0 or self.extra < 1:
             raise KliegError(f"a target of {self.ratio} times its source and {self.extra} tokens; extra must be at least 1.")
 
+    def longest(self, source: int, positions: int) -> int:
+        """Tokens that the target of a source of so many may have, by a model of so many positions."""
+        return min(int(self.ratio * source) + self.extra, positions)
+
     def penalty(self, length: int) -> float:
         """What ln p of a target of `length` tokens, its end mark included, is divided by."""
         return ((5 + length) / 6) ** self.alpha
@@ -104,21 +108,47 @@ def padded(sources: list[list[int]], pad: int) -> tuple[Tensor, Tensor | None]:
     return ids, None if int(lengths.min()) == longest else torch.arange(longest) < lengths[:, None]
 
 
+def sample(model: Marian, sources: list[list[int]], sampling: Sampling, generators: list[torch.Generator],
+           told: Callable[[int], None] = lambda done: None) -> list[list[int]]:
+    """One target of each source without its marks, as long as Search's may be, token by token as generate.py chooses them.
+
+    Each source has a generator of its own, and so draws the same whatever else is drawn beside it.
+    """
+    found: list[list[int]] = [[] for _ in sources]
+    done = 0
+    for places in groups([len(source) for source in sources], 1):
+        drawn = _drawn(model, [sources[place] for place in places], sampling, [generators[place] for place in places])
+        for place, ids in zip(places, drawn, strict=True):
+            found[place] = ids
+        done += len(places)
+        told(done)
+    return found
+
+
 @torch.inference_mode()
-def sample(model: Marian, sources: list[list[int]], sampling: Sampling, longest: int = 256) -> list[list[int]]:
-    """One target of each source, token by token as generate.py chooses them: without its marks."""
-    config, generator = model.config, sampling.generator()
-    ids, real = padded(sources, config.pad_token_id)
-    memory, longest = model.encode(ids, real), min(longest, model.positions)
-    cache = model.new_cache(len(sources), longest)
+def _drawn(model: Marian, sources: list[list[int]], sampling: Sampling, generators: list[torch.Generator]) -> list[list[int]]:
+    """One target of each of some sources, which are written together."""
+    config = model.config
+    limits = [Search().longest(len(source), model.positions) for source in sources]
+    memory, cache = model.encode(*padded(sources, config.pad_token_id)), model.new_cache(len(sources), max(limits))
+    found: list[list[int]] = [[] for _ in sources]
+    places = list(range(len(sources)))                                           # those that are still written
     token = torch.full((len(sources), 1), config.decoder_start_token_id)
-    written, open_ = [], torch.ones(len(sources), dtype=torch.bool)
-    while len(written) < longest and open_.any():
+    while places:
         logits = _allowed(model.head(model.decode(token, memory, cache=cache)[:, -1]), config)
-        token = choose(logits, sampling, generator).masked_fill(~open_, config.eos_token_id)[:, None]
-        open_ &= token[:, 0] != config.eos_token_id
-        written.append(token)
-    return [[id for id in row if id != config.eos_token_id] for row in torch.cat(written, 1).tolist()]
+        tokens = choose(logits, sampling, [generators[place] for place in places])
+        stay = []
+        for row, (place, id) in enumerate(zip(places, tokens.tolist(), strict=True)):
+            if id != config.eos_token_id:
+                found[place].append(id)
+                if len(found[place]) < limits[place]:
+                    stay.append(row)
+        if len(stay) < len(places):
+            rows = torch.tensor(stay, dtype=torch.long)
+            places, tokens, memory = [places[row] for row in stay], tokens[rows], memory.select(rows)
+            cache.select(rows)
+        token = tokens[:, None]
+    return found
 
 
 def _allowed(logits: Tensor, config: MarianConfig) -> Tensor:
@@ -143,7 +173,7 @@ class _Group:
         beam = options.beam
         ids, real = padded(self.sources, config.pad_token_id)
         self.finished = [[] for _ in self.sources]
-        longest = [min(int(options.ratio * len(source)) + options.extra, model.positions) for source in self.sources]
+        longest = [options.longest(len(source), model.positions) for source in self.sources]
         self.memory = model.encode(ids, real)
         self.cache = model.new_cache(len(ids) * beam, max(longest))
         self.places = torch.arange(len(ids))                                     # (n,) which sources are open

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,11 +69,12 @@ def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
     return p
 
 
-def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """logits (b, vocabulary) -> ids (b,)."""
+def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
+    """logits (b, vocabulary) -> ids (b,), each drawn by its row's generator, so that no row's draws depend on its neighbours."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial(filtered(logits, sampling), 1, generator=generator).squeeze(1)
+    p = filtered(logits, sampling)
+    return torch.cat([torch.multinomial(row, 1, generator=generator) for row, generator in zip(p, generators, strict=True)])
 
 
 @torch.inference_mode()
@@ -85,7 +86,7 @@ def generate(model: Decoder, ids: Tensor, count: int, sampling: Sampling | None 
     the model's positions end.
     """
     sampling = sampling or Sampling(temperature=0)
-    generator = sampling.generator()
+    generators = [sampling.generator()] * len(ids)
     count = min(count, model.positions - ids.shape[1] + 1)
     cache = model.new_cache(ids.shape[0], min(model.positions, ids.shape[1] + max(count, 0)))
     padded = real is not None and not bool(real.all())
@@ -93,7 +94,7 @@ def generate(model: Decoder, ids: Tensor, count: int, sampling: Sampling | None 
     for _ in range(count):
         mask = Mask.padding(real) if padded else None
         logits = model.head(model.hidden(ids, mask=mask, positions=positions, cache=cache)[:, -1])
-        chosen = choose(logits, sampling, generator)
+        chosen = choose(logits, sampling, generators)
         yield chosen
         ids = chosen[:, None]
         if padded:

@@ -112,16 +112,16 @@ class Translator:
                told: Told = lambda done, all: None, first: int = 1) -> list[str]:
         """A translation of each text drawn by its probability. A text's place is added to the seed, so it is drawn the
         same whatever stands around it."""
-        found = []
-        for n, plan in enumerate(self._plans(texts, to, first)):
-            sources = [part.source for part in plan if part.source]
-            seed = None if sampling.seed is None else (sampling.seed + n + first - 1) % 2**63
-            longest = int(Search.ratio * max(map(len, sources), default=0)) + Search.extra
-            drawn = iter(beam.sample(self.model, sources, replace(sampling, seed=seed), longest) if sources else [])
-            [whole] = self._joined([(part, [Hypothesis(next(drawn) if part.source else [], 0.0, 0.0)]) for part in plan], 1)
-            found.append(whole.text)
-            told(n + 1, len(texts))
-        return found
+        plans = self._plans(texts, to, first)
+        sources, generators = [], []
+        for n, plan in enumerate(plans, first - 1):
+            seed = None if sampling.seed is None else (sampling.seed + n) % 2**63
+            parts = [part.source for part in plan if part.source]
+            sources += parts
+            generators += _generators(replace(sampling, seed=seed), len(parts))
+        drawn = iter(beam.sample(self.model, sources, sampling, generators, lambda done: told(done, len(sources))))
+        return [self._joined([(part, [Hypothesis(next(drawn) if part.source else [], 0.0, 0.0)]) for part in plan], 1)[0].text
+                for plan in plans]
 
     def score(self, source: str, target: str, to: str | None = None) -> float:
         """ln p that the model gives a target, with its end mark."""
@@ -194,6 +194,12 @@ class _Part:
 
     joint: str
     source: list[int]
+
+
+def _generators(sampling: Sampling, count: int) -> list[torch.Generator]:
+    """The sources of randomness of a text's parts, whose seeds are drawn by that of the text."""
+    seeds = torch.randint(2**63 - 1, (count,), generator=sampling.generator())
+    return [replace(sampling, seed=seed).generator() for seed in seeds.tolist()]
 
 
 def _joint(text: str, joint: str) -> str:

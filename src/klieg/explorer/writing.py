@@ -60,7 +60,7 @@ class Pen:
         generator, read, new = sampling.generator(), [*self.ids], self.ids
         for _ in range(self.count):
             logits = self.step(new).float()
-            id = int(choose(logits, sampling, generator)[0])
+            id = int(choose(logits, sampling, [generator])[0])
             read, new = [*read, id], [id]
             yield Written(id, self.labels(read)[-1], float(logits[0].double().softmax(-1)[id]))
             if id in self.ends:
