@@ -56,7 +56,8 @@ def test_the_loss_of_twins_is_the_papers(tokens: int, alpha: float, way: str) ->
         assert (a.grad.double() - b.grad).norm() <= 5e-6 * b.grad.norm()
 
 
-def papers_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float, alpha: float) -> torch.Tensor:
+def papers_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float,
+                alpha: float) -> torch.Tensor:
     log_p, log_q = ((h @ weight.T)[targets >= 0].log_softmax(1) for h in hidden.chunk(2))
     apart = F.kl_div(log_q, log_p, reduction="sum", log_target=True) + F.kl_div(log_p, log_q, reduction="sum", log_target=True)
     wanted = sum(F.cross_entropy(l, targets[targets >= 0], label_smoothing=smoothing) for l in (log_p, log_q))

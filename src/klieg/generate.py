@@ -70,7 +70,7 @@ def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """logits (b, vocabulary) -> ids (b,), each drawn by its row's generator, so that no row's draws depend on its neighbours."""
+    """logits (b, vocabulary) -> ids (b,), each drawn by the generator of its row, whose draws so depend on no other."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
     p = filtered(logits, sampling)
