@@ -57,6 +57,12 @@ def test_bytes_are_counted_and_grow_with_the_texts(tmp_path: Path) -> None:
     assert found.fits and found.seconds > 0 and f"{recipe.train.steps} steps of" in found.line
 
 
+def test_sentences_in_bfloat16_need_kernels_of_many_shapes(tmp_path: Path) -> None:
+    recipe = read(write_translation(tmp_path))
+    whole, half = (estimated(replace(recipe, train=replace(recipe.train, precision=kind))) for kind in ("fp32", "bf16"))
+    assert half.fixed == pytest.approx(whole.fixed + estimate.SHAPES, rel=0.01)
+
+
 def test_a_part_that_would_never_fit_is_not_tried_to_find_that_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = read(write_translation(tmp_path, batch_tokens=4000))
     vast = replace(recipe, train=replace(recipe.train, batch_tokens=2**20))
@@ -128,6 +134,7 @@ def test_shards_need_a_share(tmp_path: Path) -> None:
     recipe = read(RECIPES / "wmt14-en-de-big.toml")
     with torch.device("meta"):
         outline = models.outline(recipe.model)
+    recipe = replace(recipe, train=replace(recipe.train, precision="fp32"))
     alone, four = (estimate._fixed(outline, recipe, Group(0, n, sharded=n > 1)) for n in (1, 4))
     assert 4 * outline.parameter_count < four < 0.55 * alone
 

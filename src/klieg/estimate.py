@@ -31,6 +31,7 @@ SENTENCE = 32          # tokens of a made-up sentence
 WEIGHT = 4 + 4 + 8     # bytes of a parameter: itself, its gradient, its two moments
 LIBRARIES = 1e8        # bytes that torch's libraries take when they are first used
 BACK = 1.5             # of what is kept: the way back has gradients of its own, and memory has gaps (measured, two recipes)
+SHAPES = 1.2e9         # bytes of what oneDNN keeps for sentences of many shapes in bfloat16 (measured, two recipes)
 COUNTED = 2**14        # tokens of a part beyond which no more are counted
 TURNS = 3              # parts that are timed, unless one takes more than a second
 
@@ -109,6 +110,8 @@ def estimated(recipe: Recipe, group: Group = ALONE) -> Estimate:
 def _fixed(outline: models.Model, recipe: Recipe, group: Group) -> float:
     """Bytes of weights, gradients and moments, and of what else every step has; sharded, also of what is in full at a time."""
     always = LIBRARIES + 2 * 4 * chunk(recipe.pieces, group.device) * recipe.pieces
+    if isinstance(recipe.train, PairTraining) and recipe.train.precision == "bf16" and group.device.type == "cpu":
+        always += SHAPES
     if not group.sharded:
         return WEIGHT * outline.parameter_count + always
     blocks = [sum(p.numel() for p in block.parameters()) for stack in outline.modules()
