@@ -1,15 +1,21 @@
-"""BPE dropout: the text always comes back, and how often a merge is left out is what was asked for."""
+"""BPE dropout: the text always comes back, and every cut comes as often as the paper's rule has it."""
 
 from __future__ import annotations
 
-from random import Random
+import json
+from collections import Counter
 
+import numpy as np
 import pytest
 
+from klieg import segments
+from klieg.errors import KliegError
+from klieg.library import native
 from klieg.segments import Dropout
 from klieg.tokenizers import Tokenizer, train
 
 TEXTS = ["the cat sat on the mat", "a little red house, 小猫 and the moon", "goes home again: 3 cats!"] * 20
+NEW = ["completely new words 你好", ">>de<< is only text", " ", "x", "the  the\n\nthe", "<s>the", "🙂🙂 the mat"]
 
 
 @pytest.fixture(scope="module")
@@ -17,30 +23,113 @@ def tokenizer() -> Tokenizer:
     return train(TEXTS, 330, marks=[">>de<<"], opened=False, closed=True)
 
 
-def test_without_dropout_it_is_the_tokenizer(tokenizer: Tokenizer) -> None:
-    for text in [*TEXTS[:3], "completely new words 你好", ">>de<< is only text"]:
-        assert Dropout(tokenizer, 0.0).encode(text, Random(0)) == tokenizer.encode(text, bos=False)
+@pytest.fixture(params=["native", "plain"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the native library, and as Klieg is without it."""
+    if request.param == "plain":
+        monkeypatch.setattr(segments, "_native", lambda: None)
+    return request.param
 
 
-def test_every_cut_is_the_same_text(tokenizer: Tokenizer) -> None:
-    random, cuts = Random(1), set()
-    for _ in range(50):
-        ids = Dropout(tokenizer, 0.3).encode(TEXTS[1], random)
-        assert tokenizer.decode(ids) == TEXTS[1]
-        cuts.add(tuple(ids))
-    assert len(cuts) > 25
+def cuts(tokenizer: Tokenizer, share: float, texts: list[str], seed: int = 0, most: int = 10**6) -> list[list[int]]:
+    """Each text in its pieces, by as many seeds."""
+    coded = list(tokenizer.encode_all(texts))
+    starts = np.cumsum([0, *map(len, coded)])
+    dropout = Dropout(tokenizer, share)
+    words = dropout.words(np.array([id for ids in coded for id in ids], dtype=np.uint16), starts)
+    seeds = np.random.default_rng(seed).integers(2**64, size=len(texts), dtype=np.uint64)
+    ids, counts = dropout.cut(words.of(np.arange(len(texts))), seeds, most)
+    assert counts.sum() == len(ids)
+    return [row.tolist() for row in np.split(ids, np.cumsum(counts)[:-1])]
 
 
-def test_nearly_all_dropped_is_nearly_bytes_and_the_seed_decides(tokenizer: Tokenizer) -> None:
-    ids = Dropout(tokenizer, 0.99).encode(TEXTS[0], Random(2))
-    assert len(ids) >= 0.85 * len(TEXTS[0])
-    assert ids == Dropout(tokenizer, 0.99).encode(TEXTS[0], Random(2))
+def test_without_dropout_it_is_the_tokenizer(tokenizer: Tokenizer, way: str) -> None:
+    texts = TEXTS[:3] + NEW
+    assert cuts(tokenizer, 0.0, texts) == [tokenizer.encode(text, bos=False) for text in texts]
 
 
-def test_one_merge_is_left_out_as_often_as_asked() -> None:
-    """A tokenizer with a single merge: the share of unmerged words is the share of dropout."""
-    pair = train(["ab"] * 50, 260)
-    assert len(pair.encode("ab", bos=False)) == 1
-    random, dropped = Random(3), Dropout(pair, 0.2)
-    apart = sum(len(dropped.encode("ab", random)) == 2 for _ in range(5000))
-    assert apart == pytest.approx(1000, abs=5 * (5000 * 0.2 * 0.8) ** 0.5)
+def test_nearly_all_dropped_is_bytes(tokenizer: Tokenizer, way: str) -> None:
+    for text, ids in zip(TEXTS[:3] + NEW, cuts(tokenizer, 1 - 1e-9, TEXTS[:3] + NEW), strict=True):
+        assert [tokenizer.token_bytes(id) for id in ids] == [bytes([byte]) for byte in text.encode()]
+
+
+def test_every_cut_is_the_same_text_and_the_seed_decides(tokenizer: Tokenizer) -> None:
+    texts = [TEXTS[1]] * 50
+    found = cuts(tokenizer, 0.3, texts, seed=1)
+    assert {tokenizer.decode(ids) for ids in found} == {TEXTS[1]} and len({tuple(ids) for ids in found}) > 25
+    assert found == cuts(tokenizer, 0.3, texts, seed=1) and found != cuts(tokenizer, 0.3, texts, seed=2)
+
+
+def test_a_text_is_cut_the_same_whatever_stands_beside_it(tokenizer: Tokenizer) -> None:
+    coded = [tokenizer.encode(text, bos=False) for text in TEXTS[:3] + NEW]
+    dropout = Dropout(tokenizer, 0.3)
+    words = dropout.words(np.concatenate(coded), np.cumsum([0, *map(len, coded)]))
+    seeds = np.arange(len(coded), dtype=np.uint64)
+    alone = [dropout.cut(words.of(np.array([n])), seeds[n:n + 1], 100)[0].tolist() for n in range(len(coded))]
+    turned = seeds[::-1].astype(np.int64)
+    ids, counts = dropout.cut(words.of(turned), seeds[::-1], 100)
+    assert [row.tolist() for row in np.split(ids, np.cumsum(counts)[:-1])] == alone[::-1]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_library_and_python_make_the_same_cuts(tokenizer: Tokenizer, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = (TEXTS[:3] + NEW) * 10
+    assert native() is not None
+    by_library = [cuts(tokenizer, share, texts, most=most) for most in (10**6, 12)]
+    monkeypatch.setattr(segments, "_native", lambda: None)
+    assert [cuts(tokenizer, share, texts, most=most) for most in (10**6, 12)] == by_library
+
+
+def chances(pieces: tuple[str, ...], ranks: dict[tuple[str, str], int], share: float) -> Counter[tuple[str, ...]]:
+    """Every cut of a word, and its probability: in a round the n-th best merge is made if the n - 1 before it are dropped."""
+    possible = sorted((ranks[pair], at) for at, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in ranks)
+    found, left = Counter(), 1.0
+    for _, at in possible:
+        merged = (*pieces[:at], pieces[at] + pieces[at + 1], *pieces[at + 2:])
+        for cut, chance in chances(merged, ranks, share).items():
+            found[cut] += left * (1 - share) * chance
+        left *= share
+    found[pieces] += left
+    return found
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_every_cut_of_a_word_comes_as_often_as_it_should(share: float) -> None:
+    texts = ["banana"] * 9 + ["nab ban anan nan ba"] * 5 + ["an na"] * 3
+    tokenizer, draws = train(texts, 267), 20_000
+    merges = json.loads(tokenizer.files()["tokenizer.json"])["model"]["merges"]
+    expected = chances(tuple("banana"), {tuple(pair): rank for rank, pair in enumerate(merges)}, share)
+    assert sum(expected.values()) == pytest.approx(1) and len(expected) > 10
+    found = Counter(tuple(tokenizer.token_bytes(id).decode() for id in ids) for ids in cuts(tokenizer, share, ["banana"] * draws))
+    assert found.keys() <= expected.keys()
+    usual = {cut: chance * draws for cut, chance in expected.items() if chance * draws >= 10}
+    apart = sum((found[cut] - count) ** 2 / count for cut, count in usual.items())          # chi squared
+    assert apart < len(usual) + 5 * (2 * len(usual)) ** 0.5
+    assert len(usual) > 5 and sum(found[cut] for cut in usual) > 0.95 * draws
+
+
+def test_words_are_those_of_the_tokenizer(tokenizer: Tokenizer) -> None:
+    texts = (TEXTS[:3] + NEW) * 250                                             # more than are held at once
+    coded = tokenizer.backend.encode_batch(texts, add_special_tokens=False)
+    opens = [n == 0 or one.word_ids[n] != one.word_ids[n - 1] for one in coded for n in range(len(one.ids))]
+    ids = np.array([id for one in coded for id in one.ids])
+    words = Dropout(tokenizer, 0.1).words(ids, np.cumsum([0, *(len(one.ids) for one in coded)]))
+    assert words.opens.tolist() == opens
+
+
+def test_a_text_of_too_many_pieces_keeps_its_own(tokenizer: Tokenizer, way: str) -> None:
+    own, free = tokenizer.encode(TEXTS[0], bos=False), cuts(tokenizer, 0.3, [TEXTS[0]] * 200)
+    most = sorted(map(len, free))[100]
+    kept = cuts(tokenizer, 0.3, [TEXTS[0]] * 200, most=most)
+    assert kept == [ids if len(ids) <= most else own for ids in free] and own in kept and kept != free
+
+
+def test_another_tokenizer_is_refused() -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+
+    for model in (models.WordLevel({"a": 0}, unk_token="a"), models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])):
+        backend = Backend(model)
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        with pytest.raises(KliegError, match="byte-level BPE"):
+            Dropout(Tokenizer(backend), 0.1)

@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from klieg.evaluate import bleu
 from klieg.loss import token_loss, twin_loss
 from klieg.parallel import ALONE, Group
 from klieg.recipe import PairSource, PairTraining
-from klieg.segments import Dropout
+from klieg.segments import Dropout, Words
 from klieg.seq2seq import Marian
 from klieg.tokenizers import Tokenizer
 from klieg.translate import languages
@@ -289,16 +289,19 @@ class PairCorpus:
         numbers = self._epoch(epoch)[index]
         sides = [[side[n] for n in numbers] for side in self.coded.sides]
         if self._dropout is not None:
-            random = Random(f"{self._train.seed} {part}")
-            sides = [[self._recut(self._text(n, side), ids, random) for n, ids in zip(numbers, sides[side], strict=True)]
-                     for side in (0, 1)]
+            seeds = np.random.default_rng((self._train.seed, part)).integers(2**64, size=(2, len(numbers)), dtype=np.uint64)
+            sides = [self._recut(side, numbers, seeds[side]) for side in (0, 1)]
         batch = self._filled(numbers, *sides)
         return batch if self.grid == 1 else self._on_grid(batch)
 
-    def _recut(self, text: str, ids: list[int], random: Random) -> list[int]:
-        """The text in other pieces; in its own where the others would be too many."""
-        others = self._dropout.encode(text, random)
-        return others if len(others) + 2 <= self._train.longest else ids
+    @cached_property
+    def _words(self) -> list[Words]:
+        return [self._dropout.words(side.ids, side.starts) for side in self.coded.sides]
+
+    def _recut(self, side: int, numbers: np.ndarray, seeds: np.ndarray) -> list[list[int]]:
+        """Texts in other pieces; in their own where the others would be too many."""
+        ids, counts = self._dropout.cut(self._words[side].of(numbers), seeds, self._train.longest - 2)
+        return [row.tolist() for row in np.split(ids, np.cumsum(counts)[:-1])]
 
     def _filled(self, numbers: Iterable[int], sources: list[list[int]], targets: list[list[int]]) -> PairBatch:
         eos = self.tokenizer.eos

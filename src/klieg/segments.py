@@ -9,11 +9,48 @@ Source: Provilkov et al. 2020, "BPE-Dropout: Simple and Effective Subword Regula
 
 from __future__ import annotations
 
+import ctypes
 import json
-from random import Random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
 
 from klieg.errors import KliegError
+from klieg.library import native
 from klieg.tokenizers import Tokenizer
+
+AT_ONCE = 1000  # texts that are held as strings
+
+
+@cache
+def _native() -> Callable | None:
+    """The native cut; None where there is no native library."""
+    library = native()
+    if library is None:
+        return None
+    library.klieg_segments.argtypes = [*[ctypes.c_void_p] * 4, ctypes.c_int64, *[ctypes.c_void_p] * 6, ctypes.c_uint32,
+                                       ctypes.c_int64, *[ctypes.c_void_p] * 2]
+    library.klieg_segments.restype = None
+    return library.klieg_segments
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """Texts of which it is known where words begin: ids (tokens,), starts (texts + 1,), opens (tokens,), bool."""
+
+    ids: np.ndarray
+    starts: np.ndarray
+    opens: np.ndarray
+
+    def of(self, numbers: np.ndarray) -> Words:
+        """Some of the texts, in the order that is asked for."""
+        lengths = self.starts[numbers + 1] - self.starts[numbers]
+        starts = _edges(lengths)
+        places = np.arange(starts[-1]) + np.repeat(self.starts[numbers] - starts[:-1], lengths)
+        return Words(self.ids[places].astype(np.uint32), starts, self.opens[places])
 
 
 class Dropout:
@@ -21,27 +58,92 @@ class Dropout:
 
     def __init__(self, tokenizer: Tokenizer, share: float) -> None:
         """share: of merges, 0 to below 1. A tokenizer that is no byte-level BPE is a KliegError."""
-        self._backend, self._share = tokenizer.backend, share
+        from tokenizers.pre_tokenizers import ByteLevel
+
+        self._backend, self._dropped = tokenizer.backend, int(share * 2**32)
         model = json.loads(self._backend.to_str())["model"]
-        if model["type"] != "BPE" or self._backend.pre_tokenizer is None:
+        letters = {*ByteLevel.alphabet()}
+        if model["type"] != "BPE" or self._backend.pre_tokenizer is None or not letters <= model["vocab"].keys():
             raise KliegError("dropout of merges needs a byte-level BPE tokenizer.")
-        self._ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
-        self._ids: dict[str, int] = model["vocab"]
+        known: dict[str, int] = model["vocab"]
+        plain = ByteLevel(add_prefix_space=False, use_regex=False)
+        pieces = [self._backend.id_to_token(id) or "" for id in range(tokenizer.size)]
+        spelled = [piece if letters.issuperset(piece) else plain.pre_tokenize_str(piece)[0][0] for piece in pieces]
+        self._spans = _edges(np.array([len(piece) for piece in spelled]))
+        self._bytes = np.array([known[letter] for piece in spelled for letter in piece], dtype=np.uint32)
+        pairs = np.array([[known[a], known[b]] for a, b in model["merges"]], dtype=np.uint32).reshape(-1, 2)
+        self._merged = np.array([known[a + b] for a, b in model["merges"]], dtype=np.uint32)
+        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+        self._ranks, self._rights = order.astype(np.int32), np.ascontiguousarray(pairs[order, 1])
+        self._firsts = np.searchsorted(pairs[order, 0], np.arange(tokenizer.size + 1)).astype(np.int64)
 
-    def encode(self, text: str, random: Random) -> list[int]:
-        """Ids of a text, bare; with a share of 0 those of the tokenizer itself."""
-        return [self._ids[piece] for word, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)
-                for piece in self._pieces(word, random)]
+    def words(self, ids: np.ndarray, starts: np.ndarray) -> Words:
+        """Where words begin in encoded texts, ids (tokens,) that lie end to end; starts (texts + 1,)."""
+        lengths, found = np.diff(self._spans), []
+        for first in range(0, len(starts) - 1, AT_ONCE):
+            edges = starts[first:first + AT_ONCE + 1]
+            part = ids[edges[0]:edges[-1]]
+            texts = self._backend.decode_batch([ids[a:b].tolist() for a, b in pairwise(edges)])
+            words = [len(word) for text in texts for word, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
+            found.append(np.isin(_edges(lengths[part])[:-1], _edges(np.array(words))))
+        return Words(ids, starts, np.concatenate(found))
 
-    def _pieces(self, word: str, random: Random) -> list[str]:
-        pieces, ranks, share = list(word), self._ranks, self._share
-        while len(pieces) > 1:
-            best, place = len(ranks), -1
-            for at in range(len(pieces) - 1):
-                rank = ranks.get((pieces[at], pieces[at + 1]), len(ranks))
-                if rank < best and random.random() >= share:
+    def cut(self, texts: Words, seeds: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """The texts in other pieces: ids end to end, uint32, and how many of them each text has, int64.
+
+        seeds (texts,), uint64, decide the draws. A text that would have more than `most` ids keeps its own.
+        """
+        run = _native()
+        if run is None:
+            rows = [self._text(texts, n, int(seed), most) for n, seed in enumerate(seeds)]
+            return np.array([id for row in rows for id in row], dtype=np.uint32), np.array([len(row) for row in rows])
+        cut = np.empty(np.diff(self._spans)[texts.ids].sum(), dtype=np.uint32)
+        counts = np.empty(len(seeds), dtype=np.int64)
+        given = texts.ids, texts.opens, texts.starts, np.ascontiguousarray(seeds)
+        known = self._bytes, self._spans, self._firsts, self._rights, self._ranks, self._merged
+        run(*(a.ctypes.data for a in given), len(seeds), *(a.ctypes.data for a in known), self._dropped, most,
+            cut.ctypes.data, counts.ctypes.data)
+        return cut[:counts.sum()], counts
+
+    def _text(self, texts: Words, number: int, seed: int, most: int) -> list[int]:
+        """One text, as native/segments.cpp cuts it."""
+        places = slice(texts.starts[number], texts.starts[number + 1])
+        words: list[list[int]] = []
+        for id, opens in zip(texts.ids[places].tolist(), texts.opens[places], strict=True):
+            if opens:
+                words.append([])
+            words[-1] += self._bytes[self._spans[id]:self._spans[id + 1]].tolist()
+        draws = _draws(seed)
+        found = [piece for word in words for piece in self._pieces(word, draws)]
+        return found if len(found) <= most else texts.ids[places].tolist()
+
+    def _pieces(self, pieces: list[int], draws: Iterator[int]) -> list[int]:
+        while True:
+            best, place = len(self._merged), -1
+            for at, (left, right) in enumerate(zip(pieces, pieces[1:], strict=False)):
+                rank = self._rank(left, right)
+                if rank < best and next(draws) >= self._dropped:
                     best, place = rank, at
             if place < 0:
-                break
-            pieces[place:place + 2] = [pieces[place] + pieces[place + 1]]
-        return pieces
+                return pieces
+            pieces[place:place + 2] = [int(self._merged[best])]
+
+    def _rank(self, left: int, right: int) -> int:
+        first, stop = self._firsts[left:left + 2]
+        at = first + np.searchsorted(self._rights[first:stop], right)
+        return int(self._ranks[at]) if at < stop and self._rights[at] == right else len(self._merged)
+
+
+def _edges(lengths: np.ndarray) -> np.ndarray:
+    """Where runs of these lengths begin, and the last ends: (runs + 1,), int64."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _draws(state: int) -> Iterator[int]:
+    """SplitMix64 (Steele, Lea and Flood 2014), of which the upper 32 bits."""
+    most = 2**64 - 1
+    while True:
+        state = z = state + 0x9E3779B97F4A7C15 & most
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & most
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & most
+        yield (z ^ z >> 31) >> 32
