@@ -69,7 +69,7 @@ def test_a_batch_is_what_a_translator_is_trained_on(tokenizer: Tokenizer) -> Non
     corpus = made(tokenizer)
     seen: dict[str, str] = {}
     for index in range(len(corpus._epoch(0))):
-        batch = corpus.batch(0, index, index)
+        batch = corpus.batch(0, index)
         assert max(batch.source.numel(), batch.inputs.numel()) <= 60 or len(batch.source) == 1
         real = torch.ones_like(batch.source, dtype=torch.bool) if batch.real is None else batch.real
         assert batch.count == int((batch.targets != -100).sum())
@@ -88,8 +88,8 @@ def test_on_a_grid_there_are_few_shapes_and_the_same_pairs_loss_and_gradients(to
     plain = corpus_of(sentences(120), tokenizer, settings)
     gridded, model = PairCorpus(plain.coded, tokenizer, settings, 8), tiny(tokenizer)
     seen, shapes, empty = {}, set(), 0
-    for index, numbers in enumerate(gridded._epoch(0)):
-        batch = gridded.batch(0, index, index)
+    for index, (numbers, _) in enumerate(gridded._epoch(0)):
+        batch = gridded.batch(0, index)
         rows, (wide, long) = len(batch.source), (batch.source.shape[1], batch.inputs.shape[1])
         assert all(side % 8 == 0 or side == longest for side in (wide, long))
         assert rows == len(numbers) or rows * max(wide, long) <= 100
@@ -110,7 +110,7 @@ def test_on_a_grid_there_are_few_shapes_and_the_same_pairs_loss_and_gradients(to
     assert seen == dict(sentences(120)) and empty > 0
     assert longest % 8 and max(side for _, *sides in shapes for side in sides) == longest
     assert len(shapes) < len({(*batch.source.shape, batch.inputs.shape[1])
-                              for batch in (plain.batch(0, n, n) for n in range(len(plain._epoch(0))))})
+                              for batch in (plain.batch(0, n) for n in range(len(plain._epoch(0))))})
 
 
 def test_batches_follow_from_the_seed_and_the_step(tokenizer: Tokenizer) -> None:
@@ -126,7 +126,7 @@ def test_batches_follow_from_the_seed_and_the_step(tokenizer: Tokenizer) -> None
 
 def test_an_epoch_has_every_pair_as_often_as_asked(tokenizer: Tokenizer) -> None:
     corpus = corpus_of(sentences(60), tokenizer, repeats=np.repeat([1.0, 3.0], 30))
-    counts = np.bincount(np.concatenate(corpus._epoch(2)), minlength=60)
+    counts = np.bincount(np.concatenate([numbers for numbers, _ in corpus._epoch(2)]), minlength=60)
     assert counts.tolist() == [1] * 30 + [3] * 30
 
 
@@ -140,12 +140,33 @@ def test_cuts_cover_all_and_keep_the_limit(lengths: list[tuple[int, int]], most:
         assert stop - start == 1 or part.max() * len(part) <= most
 
 
+def rows(corpus: PairCorpus, epoch: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Sources and targets of an epoch, without padding."""
+    pad, found = corpus.tokenizer.pad, []
+    for index in range(len(corpus._epoch(epoch))):
+        batch = corpus.batch(epoch, index)
+        assert max(batch.source.numel(), batch.inputs.numel()) <= 60 or len(batch.source) == 1
+        found += [(tuple(id for id in source if id != pad), tuple(id for id in target if id >= 0))
+                  for source, target in zip(batch.source.tolist(), batch.targets.tolist(), strict=True)]
+    return found
+
+
 def test_dropout_of_merges_changes_the_pieces_and_not_the_text(tokenizer: Tokenizer) -> None:
-    corpus, plain = made(tokenizer, bpe_dropout=0.3, longest=60), made(tokenizer)
-    batch, again, later, whole = corpus.batch(0, 0, 5), corpus.batch(0, 0, 5), corpus.batch(0, 0, 6), plain.batch(0, 0, 5)
-    assert torch.equal(batch.source, again.source)
-    assert batch.source.tolist() != later.source.tolist() and batch.source.numel() > whole.source.numel()
-    assert [tokenizer.decode(row) for row in batch.source.tolist()] == [tokenizer.decode(row) for row in whole.source.tolist()]
+    """In every epoch in other pieces, by the seed; a batch has as many tokens as it may, in these pieces."""
+    corpus, again = made(tokenizer, bpe_dropout=0.3, longest=60), made(tokenizer, bpe_dropout=0.3, longest=60)
+    plain, first, second = rows(made(tokenizer), 0), rows(corpus, 0), rows(corpus, 1)
+    for pairs in (first, second):
+        texts = [tuple(tokenizer.decode(side) for side in pair) for pair in pairs]
+        assert sorted(texts) == sorted(sentences(120))
+        assert sum(len(side) for pair in pairs for side in pair) > 1.2 * sum(len(side) for pair in plain for side in pair)
+    assert rows(again, 1) == second and rows(again, 0) == first and len({*first} & {*second}) < 30
+    assert rows(made(tokenizer, bpe_dropout=0.3, longest=60, seed=1), 0) != first
+
+
+def test_a_pair_that_comes_twice_and_its_sides_are_cut_by_themselves(tokenizer: Tokenizer) -> None:
+    same = [(text, text) for text, _ in sentences(40)]
+    found = rows(corpus_of(same, tokenizer, replace(TRAIN, bpe_dropout=0.3, longest=60), np.full(40, 2.0)), 0)
+    assert len(found) == 80 and len({*found}) > 60 and sum(source == target for source, target in found) < 20
 
 
 def test_several_target_languages_are_told_by_a_mark(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -153,7 +174,7 @@ def test_several_target_languages_are_told_by_a_mark(tmp_path: Path, tokenizer: 
     assert marks([source]) == [">>xx<<", ">>en<<"] and marks([replace(source, both=False)]) == []
     corpus, held = encode((source,), tokenizer, TRAIN)
     assert held.targets == ["xx"] * 3 + ["en"] * 3
-    batch = corpus.batch(0, 0, 0)
+    batch = corpus.batch(0, 0)
     for row in batch.source.tolist():
         assert row[0] in (tokenizer.marks[">>en<<"], tokenizer.marks[">>xx<<"])
         assert (row[0] == tokenizer.marks[">>en<<"]) == (tokenizer.decode(row) not in dict(sentences(300)))
@@ -224,7 +245,7 @@ def test_packed_files_and_windows_line_ends_are_read(tmp_path: Path) -> None:
 
 def test_two_passes_must_agree(tokenizer: Tokenizer) -> None:
     """R-Drop without dropout is the plain loss, as both passes are one."""
-    model, batch = tiny(tokenizer), made(tokenizer).batch(0, 0, 0)
+    model, batch = tiny(tokenizer), made(tokenizer).batch(0, 0)
 
     def loss(r_drop: float) -> float:
         torch.manual_seed(4)

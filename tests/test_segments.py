@@ -11,7 +11,7 @@ import pytest
 from klieg import segments
 from klieg.errors import KliegError
 from klieg.library import native
-from klieg.segments import Dropout
+from klieg.segments import Dropout, Segments
 from klieg.tokenizers import Tokenizer, train
 
 TEXTS = ["the cat sat on the mat", "a little red house, 小猫 and the moon", "goes home again: 3 cats!"] * 20
@@ -31,16 +31,16 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return request.param
 
 
+def segments_of(tokenizer: Tokenizer, share: float, texts: list[str], most: int = 10**6) -> Segments:
+    coded = list(tokenizer.encode_all(texts))
+    ids, starts = np.array([id for ids in coded for id in ids], dtype=np.uint16), np.cumsum([0, *map(len, coded)])
+    return Segments(Dropout(tokenizer, share), ids, starts, most)
+
+
 def cuts(tokenizer: Tokenizer, share: float, texts: list[str], seed: int = 0, most: int = 10**6) -> list[list[int]]:
     """Each text in its pieces, by as many seeds."""
-    coded = list(tokenizer.encode_all(texts))
-    starts = np.cumsum([0, *map(len, coded)])
-    dropout = Dropout(tokenizer, share)
-    words = dropout.words(np.array([id for ids in coded for id in ids], dtype=np.uint16), starts)
-    seeds = np.random.default_rng(seed).integers(2**64, size=len(texts), dtype=np.uint64)
-    ids, counts = dropout.cut(words.of(np.arange(len(texts))), seeds, most)
-    assert counts.sum() == len(ids)
-    return [row.tolist() for row in np.split(ids, np.cumsum(counts)[:-1])]
+    seeds = np.random.default_rng(seed).integers(2**63, size=len(texts))
+    return segments_of(tokenizer, share, texts, most).cut(np.arange(len(texts)), seeds)
 
 
 def test_without_dropout_it_is_the_tokenizer(tokenizer: Tokenizer, way: str) -> None:
@@ -60,15 +60,13 @@ def test_every_cut_is_the_same_text_and_the_seed_decides(tokenizer: Tokenizer) -
     assert found == cuts(tokenizer, 0.3, texts, seed=1) and found != cuts(tokenizer, 0.3, texts, seed=2)
 
 
-def test_a_text_is_cut_the_same_whatever_stands_beside_it(tokenizer: Tokenizer) -> None:
-    coded = [tokenizer.encode(text, bos=False) for text in TEXTS[:3] + NEW]
-    dropout = Dropout(tokenizer, 0.3)
-    words = dropout.words(np.concatenate(coded), np.cumsum([0, *map(len, coded)]))
-    seeds = np.arange(len(coded), dtype=np.uint64)
-    alone = [dropout.cut(words.of(np.array([n])), seeds[n:n + 1], 100)[0].tolist() for n in range(len(coded))]
-    turned = seeds[::-1].astype(np.int64)
-    ids, counts = dropout.cut(words.of(turned), seeds[::-1], 100)
-    assert [row.tolist() for row in np.split(ids, np.cumsum(counts)[:-1])] == alone[::-1]
+def test_a_text_is_cut_the_same_whatever_stands_beside_it(tokenizer: Tokenizer, way: str) -> None:
+    texts = TEXTS[:3] + NEW
+    found, turned = segments_of(tokenizer, 0.3, texts), np.arange(len(texts))[::-1]
+    alone = [found.cut(np.array([n]), np.array([n + 5]))[0] for n in turned]
+    assert found.cut(turned, turned + 5) == alone
+    many = np.tile(turned, 150)                                                 # more than are held at once
+    assert found.counts(many, many + 5).tolist() == [len(ids) for ids in alone] * 150
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -100,7 +98,8 @@ def test_every_cut_of_a_word_comes_as_often_as_it_should(share: float) -> None:
     merges = json.loads(tokenizer.files()["tokenizer.json"])["model"]["merges"]
     expected = chances(tuple("banana"), {tuple(pair): rank for rank, pair in enumerate(merges)}, share)
     assert sum(expected.values()) == pytest.approx(1) and len(expected) > 10
-    found = Counter(tuple(tokenizer.token_bytes(id).decode() for id in ids) for ids in cuts(tokenizer, share, ["banana"] * draws))
+    drawn = cuts(tokenizer, share, ["banana"] * draws)
+    found = Counter(tuple(tokenizer.token_bytes(id).decode() for id in ids) for ids in drawn)
     assert found.keys() <= expected.keys()
     usual = {cut: chance * draws for cut, chance in expected.items() if chance * draws >= 10}
     apart = sum((found[cut] - count) ** 2 / count for cut, count in usual.items())          # chi squared
@@ -113,8 +112,8 @@ def test_words_are_those_of_the_tokenizer(tokenizer: Tokenizer) -> None:
     coded = tokenizer.backend.encode_batch(texts, add_special_tokens=False)
     opens = [n == 0 or one.word_ids[n] != one.word_ids[n - 1] for one in coded for n in range(len(one.ids))]
     ids = np.array([id for one in coded for id in one.ids])
-    words = Dropout(tokenizer, 0.1).words(ids, np.cumsum([0, *(len(one.ids) for one in coded)]))
-    assert words.opens.tolist() == opens
+    starts = np.cumsum([0, *(len(one.ids) for one in coded)])
+    assert Dropout(tokenizer, 0.1).opens(ids, starts).tolist() == opens
 
 
 def test_a_text_of_too_many_pieces_keeps_its_own(tokenizer: Tokenizer, way: str) -> None:

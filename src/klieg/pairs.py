@@ -1,8 +1,9 @@
 """Parallel texts for training a translator, and the batches made of them.
 
 A pair is a sentence and its translation. Pairs of like length share a batch, so little of it is
-padding; which pairs, and in what order the batches come, follows from the seed and the epoch
-alone. A translator of several target languages is told the wanted one by a mark before the source.
+padding; which pairs, in which pieces, and in what order the batches come, follows from the seed
+and the epoch alone. A translator of several target languages is told the wanted one by a mark
+before the source.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from klieg.evaluate import bleu
 from klieg.loss import token_loss, twin_loss
 from klieg.parallel import ALONE, Group
 from klieg.recipe import PairSource, PairTraining
-from klieg.segments import Dropout, Words
+from klieg.segments import Dropout, Segments
 from klieg.seq2seq import Marian
 from klieg.tokenizers import Tokenizer
 from klieg.translate import languages
@@ -237,11 +237,13 @@ class PairCorpus:
         self.coded, self.tokenizer, self._train = coded, tokenizer, train
         self._pad, self._marks = tokenizer.pad, tokenizer.marks
         self._lengths = np.stack([coded.sides[0].lengths + 2, coded.sides[1].lengths + 1], axis=1)
-        self._rounded = self._round(self._lengths)
         self._repeats = np.array([repeat for _, repeat in coded.entries])
         self._epochs: list[int] = []                                # batches of each epoch so far
-        self._current: tuple[int, list[np.ndarray]] = (-1, [])
-        self._dropout = Dropout(tokenizer, train.bpe_dropout) if train.bpe_dropout else None
+        self._current: tuple[int, list[tuple[np.ndarray, np.ndarray]]] = (-1, [])
+        self._segments: list[Segments] = []
+        if train.bpe_dropout:
+            dropout = Dropout(tokenizer, train.bpe_dropout)
+            self._segments = [Segments(dropout, side.ids, side.starts, train.longest - 2) for side in coded.sides]
 
     @property
     def pairs(self) -> list[Pair]:
@@ -256,24 +258,29 @@ class PairCorpus:
     def _text(self, number: int, side: int) -> str:
         return self.tokenizer.decode(self.coded.sides[side][number])
 
-    def _epoch(self, epoch: int) -> list[np.ndarray]:
-        """The batches of an epoch, each as numbers of pairs."""
+    def _epoch(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The batches of an epoch, each as numbers of pairs and the seeds by which these are cut into pieces."""
         if self._current[0] != epoch:
             rng = np.random.default_rng((self._train.seed, epoch))
             repeats = self._repeats[self.coded.which]
             whole = np.floor(repeats + rng.random(len(repeats))).astype(np.int64)
             order = rng.permutation(np.repeat(np.arange(len(whole)), whole))
-            source, target = self._rounded[order].T
-            order = order[np.lexsort((source, target))]
-            found = cut(self._rounded[order], self._train.batch_tokens)
-            batches = [order[start:stop] for start, stop in found]
+            seeds = np.random.default_rng((self._train.seed, epoch, 1)).integers(2**62, size=len(order))
+            lengths = self._lengths[order]
+            if self._segments:
+                lengths = np.stack([side.counts(order, 2 * seeds + n) + 2 - n for n, side in enumerate(self._segments)], 1)
+            lengths = self._round(lengths)
+            by_length = np.lexsort(lengths.T)
+            order, seeds = order[by_length], seeds[by_length]
+            found = cut(lengths[by_length], self._train.batch_tokens)
+            batches = [(order[start:stop], seeds[start:stop]) for start, stop in found]
             self._current = (epoch, [batches[n] for n in rng.permutation(len(batches))])
         return self._current[1]
 
     def batches(self, step: int, train: PairTraining, group: Group = ALONE) -> list[PairBatch]:
         """The parts of one optimizer step that are this process's."""
         first = step * train.accumulate
-        return [self.batch(*self._place(part), part) for part in group.share(range(first, first + train.accumulate))]
+        return [self.batch(*self._place(part)) for part in group.share(range(first, first + train.accumulate))]
 
     def _place(self, part: int) -> tuple[int, int]:
         epoch = 0
@@ -284,24 +291,15 @@ class PairCorpus:
                 return epoch, part
             part, epoch = part - self._epochs[epoch], epoch + 1
 
-    def batch(self, epoch: int, index: int, part: int) -> PairBatch:
-        """One batch of an epoch; `part` is its number in the whole run, which seeds the dropout of merges."""
-        numbers = self._epoch(epoch)[index]
-        sides = [[side[n] for n in numbers] for side in self.coded.sides]
-        if self._dropout is not None:
-            seeds = np.random.default_rng((self._train.seed, part)).integers(2**64, size=(2, len(numbers)), dtype=np.uint64)
-            sides = [self._recut(side, numbers, seeds[side]) for side in (0, 1)]
+    def batch(self, epoch: int, index: int) -> PairBatch:
+        """One batch of an epoch."""
+        numbers, seeds = self._epoch(epoch)[index]
+        if self._segments:
+            sides = [side.cut(numbers, 2 * seeds + n) for n, side in enumerate(self._segments)]
+        else:
+            sides = [[side[n] for n in numbers] for side in self.coded.sides]
         batch = self._filled(numbers, *sides)
         return batch if self.grid == 1 else self._on_grid(batch)
-
-    @cached_property
-    def _words(self) -> list[Words]:
-        return [self._dropout.words(side.ids, side.starts) for side in self.coded.sides]
-
-    def _recut(self, side: int, numbers: np.ndarray, seeds: np.ndarray) -> list[list[int]]:
-        """Texts in other pieces; in their own where the others would be too many."""
-        ids, counts = self._dropout.cut(self._words[side].of(numbers), seeds, self._train.longest - 2)
-        return [row.tolist() for row in np.split(ids, np.cumsum(counts)[:-1])]
 
     def _filled(self, numbers: Iterable[int], sources: list[list[int]], targets: list[list[int]]) -> PairBatch:
         eos = self.tokenizer.eos

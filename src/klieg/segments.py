@@ -12,8 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +21,7 @@ from klieg.errors import KliegError
 from klieg.library import native
 from klieg.tokenizers import Tokenizer
 
-AT_ONCE = 1000  # texts that are held as strings
+AT_ONCE = 1000  # texts that are held as strings, or in all their pieces
 
 
 @cache
@@ -35,22 +34,6 @@ def _native() -> Callable | None:
                                        ctypes.c_int64, *[ctypes.c_void_p] * 2]
     library.klieg_segments.restype = None
     return library.klieg_segments
-
-
-@dataclass(frozen=True, eq=False)
-class Words:
-    """Texts of which it is known where words begin: ids (tokens,), starts (texts + 1,), opens (tokens,), bool."""
-
-    ids: np.ndarray
-    starts: np.ndarray
-    opens: np.ndarray
-
-    def of(self, numbers: np.ndarray) -> Words:
-        """Some of the texts, in the order that is asked for."""
-        lengths = self.starts[numbers + 1] - self.starts[numbers]
-        starts = _edges(lengths)
-        places = np.arange(starts[-1]) + np.repeat(self.starts[numbers] - starts[:-1], lengths)
-        return Words(self.ids[places].astype(np.uint32), starts, self.opens[places])
 
 
 class Dropout:
@@ -77,45 +60,47 @@ class Dropout:
         self._ranks, self._rights = order.astype(np.int32), np.ascontiguousarray(pairs[order, 1])
         self._firsts = np.searchsorted(pairs[order, 0], np.arange(tokenizer.size + 1)).astype(np.int64)
 
-    def words(self, ids: np.ndarray, starts: np.ndarray) -> Words:
-        """Where words begin in encoded texts, ids (tokens,) that lie end to end; starts (texts + 1,)."""
+    def opens(self, ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Which tokens begin a word: (tokens,), bool, of ids (tokens,) of texts end to end; starts (texts + 1,)."""
         lengths, found = np.diff(self._spans), []
         for first in range(0, len(starts) - 1, AT_ONCE):
             edges = starts[first:first + AT_ONCE + 1]
-            part = ids[edges[0]:edges[-1]]
             texts = self._backend.decode_batch([ids[a:b].tolist() for a, b in pairwise(edges)])
             words = [len(word) for text in texts for word, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
-            found.append(np.isin(_edges(lengths[part])[:-1], _edges(np.array(words))))
-        return Words(ids, starts, np.concatenate(found))
+            tokens = lengths[ids[edges[0]:edges[-1]]]
+            found.append(np.isin(_edges(tokens)[:-1], _edges(np.array(words))))
+        return np.concatenate(found)
 
-    def cut(self, texts: Words, seeds: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """The texts in other pieces: ids end to end, uint32, and how many of them each text has, int64.
+    def cut(self, ids: np.ndarray, opens: np.ndarray, starts: np.ndarray, seeds: np.ndarray,
+            most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Texts in other pieces: ids end to end, uint32, and how many of them each text has, int64.
 
-        seeds (texts,), uint64, decide the draws. A text that would have more than `most` ids keeps its own.
+        ids (tokens,), uint32, opens (tokens,), bool, starts (texts + 1,), int64. seeds (texts,), int64, decide the
+        draws. A text that would have more than `most` ids keeps its own.
         """
         run = _native()
         if run is None:
-            rows = [self._text(texts, n, int(seed), most) for n, seed in enumerate(seeds)]
+            rows = [self._text(ids[a:b].tolist(), opens[a:b].tolist(), int(seed), most)
+                    for (a, b), seed in zip(pairwise(starts), seeds, strict=True)]
             return np.array([id for row in rows for id in row], dtype=np.uint32), np.array([len(row) for row in rows])
-        cut = np.empty(np.diff(self._spans)[texts.ids].sum(), dtype=np.uint32)
+        cut = np.empty(np.diff(self._spans)[ids].sum(), dtype=np.uint32)
         counts = np.empty(len(seeds), dtype=np.int64)
-        given = texts.ids, texts.opens, texts.starts, np.ascontiguousarray(seeds)
+        given = ids, opens, starts, seeds
         known = self._bytes, self._spans, self._firsts, self._rights, self._ranks, self._merged
         run(*(a.ctypes.data for a in given), len(seeds), *(a.ctypes.data for a in known), self._dropped, most,
             cut.ctypes.data, counts.ctypes.data)
         return cut[:counts.sum()], counts
 
-    def _text(self, texts: Words, number: int, seed: int, most: int) -> list[int]:
+    def _text(self, ids: list[int], opens: list[bool], seed: int, most: int) -> list[int]:
         """One text, as native/segments.cpp cuts it."""
-        places = slice(texts.starts[number], texts.starts[number + 1])
         words: list[list[int]] = []
-        for id, opens in zip(texts.ids[places].tolist(), texts.opens[places], strict=True):
-            if opens:
+        for id, first in zip(ids, opens, strict=True):
+            if first:
                 words.append([])
             words[-1] += self._bytes[self._spans[id]:self._spans[id + 1]].tolist()
         draws = _draws(seed)
         found = [piece for word in words for piece in self._pieces(word, draws)]
-        return found if len(found) <= most else texts.ids[places].tolist()
+        return found if len(found) <= most else ids
 
     def _pieces(self, pieces: list[int], draws: Iterator[int]) -> list[int]:
         while True:
@@ -132,6 +117,37 @@ class Dropout:
         first, stop = self._firsts[left:left + 2]
         at = first + np.searchsorted(self._rights[first:stop], right)
         return int(self._ranks[at]) if at < stop and self._rights[at] == right else len(self._merged)
+
+
+class Segments:
+    """Encoded texts, any of which can be cut anew. The same seed cuts a text in the same way, whatever stands beside it."""
+
+    def __init__(self, dropout: Dropout, ids: np.ndarray, starts: np.ndarray, most: int) -> None:
+        """ids (tokens,) of all texts end to end; starts (texts + 1,). A text that would have more than `most` keeps its own."""
+        self._dropout, self._ids, self._starts, self._most = dropout, ids, starts, most
+
+    @cached_property
+    def _opens(self) -> np.ndarray:
+        return self._dropout.opens(self._ids, self._starts)
+
+    def cut(self, numbers: np.ndarray, seeds: np.ndarray) -> list[list[int]]:
+        """Ids of texts by their numbers, each by a seed, int64."""
+        ids, counts = self._cut(numbers, seeds)
+        return [row.tolist() for row in np.split(ids, np.cumsum(counts)[:-1])]
+
+    def counts(self, numbers: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """How many ids cut() gives each text, int64."""
+        found = np.empty(len(numbers), dtype=np.int64)
+        for n in range(0, len(numbers), AT_ONCE):
+            part = slice(n, n + AT_ONCE)
+            found[part] = self._cut(numbers[part], seeds[part])[1]
+        return found
+
+    def _cut(self, numbers: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        firsts, lengths = self._starts[numbers], self._starts[numbers + 1] - self._starts[numbers]
+        starts = _edges(lengths)
+        places = np.arange(starts[-1]) + np.repeat(firsts - starts[:-1], lengths)
+        return self._dropout.cut(self._ids[places].astype(np.uint32), self._opens[places], starts, seeds, self._most)
 
 
 def _edges(lengths: np.ndarray) -> np.ndarray:
