@@ -1,13 +1,16 @@
-// Random calls of the native dropout, loss of one pass and of twins, likeliest tokens and attention of a few queries,
-// each tensor in memory of exactly its size, against what they are in double. Compiled with the address and
+// Random calls of the native dropout, loss of one pass and of twins, likeliest tokens, cutting and attention of a few
+// queries, each tensor in memory of exactly its size, against what they are in double. Compiled with the address and
 // undefined-behaviour sanitizers by test_native.py.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "../native/narrow.h"
@@ -20,6 +23,11 @@ extern "C" void klieg_twin_loss(void* logits, int half, const std::int64_t* targ
                                 std::int64_t vocabulary, float smoothing, float alpha, int threads);
 extern "C" void klieg_likeliest(const float* logits, const float* bias, std::int64_t rows, std::int64_t vocabulary,
                                 std::int64_t count, float* values, std::int64_t* tokens, float* lse, int threads);
+extern "C" void klieg_segments(const std::uint32_t* ids, const std::uint8_t* opens, const std::int64_t* starts,
+                               const std::uint64_t* seeds, std::int64_t texts, const std::uint32_t* bytes,
+                               const std::int64_t* spans, const std::int64_t* firsts, const std::uint32_t* rights,
+                               const std::int32_t* ranks, const std::uint32_t* merged, std::uint32_t dropped, std::int64_t most,
+                               std::uint32_t* cut, std::int64_t* counts);
 extern "C" void klieg_few(std::int64_t texts, std::int64_t heads, std::int64_t groups, std::int64_t queries, std::int64_t keys,
                           std::int64_t width, std::int64_t value_width, const float* q, const float* k, const float* v,
                           const std::int64_t* strides, const std::uint8_t* real, float scale, float* output, float* lse,
@@ -155,6 +163,64 @@ bool likes() {
     return true;
 }
 
+template <typename T>
+std::unique_ptr<T[]> exactly(const std::vector<T>& values) {
+    std::unique_ptr<T[]> copy(new T[values.size()]);
+    std::copy(values.begin(), values.end(), copy.get());
+    return copy;
+}
+
+// A vocabulary whose every merge is a new piece of two others: what is cut has the same bytes, and never a merge across words.
+bool cuts() {
+    const std::uint32_t letters = 1 + below(4), size = letters + below(30);
+    std::vector<std::vector<std::uint32_t>> spelled;
+    std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint32_t> pairs;
+    while (spelled.size() < size) {
+        const std::uint32_t piece = static_cast<std::uint32_t>(spelled.size()), left = below(piece + 1), right = below(piece + 1);
+        if (piece < letters) spelled.push_back({piece});
+        else if (left < piece && right < piece && pairs.emplace(std::make_pair(left, right), piece).second) {
+            spelled.push_back(spelled[left]);
+            spelled.back().insert(spelled.back().end(), spelled[right].begin(), spelled[right].end());
+            if (spelled.back().size() > 50) return true;
+        }
+    }
+    std::vector<std::uint32_t> bytes, rights, merged, ids;
+    std::vector<std::int64_t> spans{0}, firsts(size + 1), starts{0}, counts(1 + below(5));
+    std::vector<std::int32_t> ranks;
+    std::vector<std::uint8_t> opens;
+    std::vector<std::uint64_t> seeds;
+    for (const auto& piece : spelled) bytes.insert(bytes.end(), piece.begin(), piece.end()), spans.push_back(static_cast<std::int64_t>(bytes.size()));
+    for (const auto& [pair, piece] : pairs) {
+        rights.push_back(pair.second), ranks.push_back(static_cast<std::int32_t>(piece - letters));
+        for (std::uint32_t id = pair.first + 1; id <= size; ++id) ++firsts[id];
+    }
+    for (std::uint32_t piece = letters; piece < size; ++piece) merged.push_back(piece);
+    std::int64_t room = 0;
+    for (std::size_t text = 0; text < counts.size(); ++text) {
+        for (int n = below(3) ? below(20) : 0; n > 0; --n) ids.push_back(below(size)), opens.push_back(below(2)), room += static_cast<std::int64_t>(spelled[ids.back()].size());
+        starts.push_back(static_cast<std::int64_t>(ids.size())), seeds.push_back(random_bits());
+    }
+    const std::int64_t most = below(2) ? 1000000 : below(20);
+    const std::uint32_t dropped = below(3) ? random_bits() : 0;
+    std::unique_ptr<std::uint32_t[]> cut(new std::uint32_t[room]);
+    const auto found = exactly(counts);
+    klieg_segments(exactly(ids).get(), exactly(opens).get(), exactly(starts).get(), exactly(seeds).get(), static_cast<std::int64_t>(counts.size()), exactly(bytes).get(), exactly(spans).get(),
+                   exactly(firsts).get(), exactly(rights).get(), exactly(ranks).get(), exactly(merged).get(), dropped, most, cut.get(), found.get());
+    std::int64_t at = 0;
+    for (std::size_t text = 0; text < counts.size(); ++text) {
+        std::vector<std::uint32_t> before, after;
+        std::set<std::size_t> words, ends;
+        for (std::int64_t n = starts[text]; n < starts[text + 1]; ++n) {
+            if (opens[n]) words.insert(before.size());
+            before.insert(before.end(), spelled[ids[n]].begin(), spelled[ids[n]].end());
+        }
+        for (std::int64_t n = 0; n < found[text]; ++n, ++at) ends.insert(after.size()), after.insert(after.end(), spelled[cut[at]].begin(), spelled[cut[at]].end());
+        if (before != after || found[text] > std::max(most, starts[text + 1] - starts[text])) return false;
+        if (!std::includes(ends.begin(), ends.end(), words.begin(), words.end())) return false;
+    }
+    return true;
+}
+
 bool attends() {
     const std::int64_t texts = 1 + below(3), groups = 1 + below(2), heads = groups * (1 + below(3)), queries = 1 + below(5);
     const std::int64_t keys = 1 + below(below(4) ? 40 : 1024), width = 1 + below(40), wide = 1 + below(40);
@@ -190,7 +256,7 @@ bool attends() {
 
 int main() {
     for (int turn = 0; turn < 200; ++turn)
-        if (!drops() || !loses() || !agrees() || !likes() || !attends()) return std::printf("call %d\n", turn), 1;
-    std::puts("1000 calls");
+        if (!drops() || !loses() || !agrees() || !likes() || !cuts() || !attends()) return std::printf("call %d\n", turn), 1;
+    std::puts("1200 calls");
     return 0;
 }
