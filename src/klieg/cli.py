@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 import typer
@@ -62,11 +63,14 @@ benches.command("attention")(bench.attention)
 
 
 @cache
-def _program() -> typer.core.TyperGroup:
-    """All commands with their options, read off the functions above once in a process."""
-    return typer.main.get_command(app)
+def _program(language: str) -> typer.core.TyperGroup:
+    """All commands with their options, read off the functions above once in a process, and their help in a language."""
+    if language == "en":
+        return typer.main.get_command(app)
+    from klieg.commands.help import chinese
+    return chinese(typer.main.get_command(app))
 
 
 def main() -> None:
     """Run the command that sys.argv names; ends by SystemExit if it cannot be done."""
-    shell.run(_program())
+    shell.run(_program(shell.spoken(sys.argv[1:])))

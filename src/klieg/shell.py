@@ -183,6 +183,13 @@ def language(given: str | None) -> str:
     return "zh" if spoken.startswith("zh") else "en"
 
 
+def spoken(arguments: list[str]) -> str:
+    """What a command that is not read yet is to speak: its last --lang, if that is a language, else what the system speaks."""
+    said = [name.partition("=")[2] or value for name, value in zip(arguments, [*arguments[1:], ""], strict=False)
+            if name.partition("=")[0] == "--lang"]
+    return said[-1] if said and said[-1] in ("en", "zh") else language(None)
+
+
 def console(error: bool = False) -> Console:
     from rich.console import Console
 
