@@ -18,11 +18,12 @@ import pytest
 import torch
 import typer
 from messages import unpacked
+from test_encoders import BERT
 from test_models import LLAMA, lively
 from test_train import write_recipe
 
 import klieg
-from klieg import cli, models
+from klieg import cli, download, models
 from klieg.errors import KliegError
 from klieg.tokenizers import train
 
@@ -258,6 +259,22 @@ def test_models_lists_what_is_there() -> None:
         row = next(line for line in ran.text.splitlines() if line.startswith(f"{name} "))
         shape = [model.layers, model.heads, model.kv_heads, model.positions]
         assert row.split()[1:6] == [model.config.model_type, *map(str, shape)]
+
+
+def test_tables_and_lines_speak_chinese(tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, english = ([line.split() for line in run("models", "--lang", tongue).text.splitlines()] for tongue in ("zh", "en"))
+    assert listed[0] == ["名字", "结构", "层", "头", "键值头", "位置数", "参数量", "文件夹"] and listed[1:] == english[1:] != []
+    models.save(here / "bert", models.build(BERT), train(iter(["the cat sat on the mat"]), 270, marks=["[MASK]"]))
+    filled = run("fill", "the [MASK] sat", "--model", "bert", LC_ALL="zh_CN.UTF-8")
+    assert filled.status == 0 and filled.text.split()[:4] == ["空", "候选", "概率", "0"]
+    assert run("explain", "hi", "--model", tiny, "--json", "a.json", "--save", "a.klieg", "--lang", "zh").err == (
+        "已写入 a.json\n已写入 a.klieg\n")
+    exported = run("export", "--to", "gguf", "--model", tiny, "--out", "gguf", "--lang", "zh")
+    assert exported.status == 0 and exported.err.endswith("已写入 gguf\n")
+    monkeypatch.setattr(download, "download", lambda name, out, step: out / name)
+    fetched = run("data", "multi30k", "--lang", "zh")
+    assert fetched.err == "文本在 texts/multi30k；训练时这样指明：klieg train 配方 --data texts\n"
+    assert run("data", "multi30k").err == "the texts are in texts/multi30k; name them by: klieg train RECIPE --data texts\n"
 
 
 def test_train_then_explain_what_was_trained(here: Path, tmp_path: Path) -> None:

@@ -245,6 +245,11 @@ def test_evaluate_translates_and_scores(files: dict, folder: Path, expected: lis
                  f"{said['perplexity']['word']:.3f} a word (13 words)"):
         assert part in shown.text
     assert re.search(r"^sentences +4 in [\d.]+ s, [\d.]+ a second$", shown.text, re.MULTILINE)
+    chinese = run(*argv, "--lang", "zh").text.splitlines()
+    assert chinese[:4] == shown.text.splitlines()[:4]
+    token, word, tokens = (said["perplexity"][name] for name in ("token", "word", "tokens"))
+    assert chinese[4] == f"困惑度      按词元 {token:.3f}（模型的词元 {tokens} 个），按词 {word:.3f}（13 个）；两者都计入句末"
+    assert re.fullmatch(r"句数        4，用时 [\d.]+ 秒，每秒 [\d.]+ 句", chinese[5]) and len(chinese) == 6
 
 
 def test_evaluate_scores_what_is_translated_already(files: dict) -> None:
@@ -260,6 +265,8 @@ def test_chinese_references_are_cut_by_characters(files: dict, folder: Path) -> 
     Path("zh.txt").write_bytes(as_lines(["猫看狗。", "", "大月。", "狗爱大猫。"]))
     shown = run("evaluate", "--model", folder, "--to", "zh", "--source", "src.txt", "--reference", "zh.txt")
     assert "tok:zh" in shown.text and "a character (16 characters)" in shown.text
+    shown = run("evaluate", "--model", folder, "--to", "zh", "--source", "src.txt", "--reference", "zh.txt", "--lang", "zh")
+    assert re.search(r"，按字符 [\d.]+（16 个）；", shown.text)
 
 
 @pytest.mark.parametrize(("argv", "said"), [
@@ -323,7 +330,9 @@ def test_align_prints_the_error_rate_against_gold(folder: Path, here: Path) -> N
     argv = ["align", "both.txt", "--model", folder, "--to", "de", "--rounds", "1"]
     Path("gold").write_bytes(run(*argv).out)
     ran = run(*argv, "--gold", "gold")
-    assert ran.out == Path("gold").read_bytes() and "AER 0.0 %, precision 100.0 %, recall 100.0 %" in ran.err
+    assert ran.out == Path("gold").read_bytes() and "AER 0.0 %, precision 100.0 %, recall 100.0 % of " in ran.err
+    assert re.search(r"^AER 0\.0 %，精确率 100\.0 %，召回率 100\.0 %，确定的对应 \d+ 个；标准答案的词从 0 数起$",
+                     run(*argv, "--gold", "gold", LC_ALL="zh_CN.UTF-8").err, re.MULTILINE)
 
 
 def test_a_mistake_in_aligning_is_one_line(folder: Path, here: Path) -> None:  # noqa: F811

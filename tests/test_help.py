@@ -56,7 +56,8 @@ def test_every_text_of_every_command_has_its_chinese_and_none_is_left_over() -> 
     assert set(SAID) - wanted == set()
 
 
-EXACT = r"--\w[\w-]*|\d+(?:\.\d+)*|\w*\.\w+(?:\.\w+)*|\b[a-z]+/(?=\W|[A-Z])|\[MASK\]|\bklieg \w+|[A-Z]+_[A-Z]+|[a-z]+[-\d][-\w]+"
+EXACT = (r"--\w[\w-]*|\d+(?:\.\d+)*|\w*\.\w+(?:\.\w+)*|\b[a-z]+/(?=\W|[A-Z])|\[MASK\]|\bklieg \w+|[A-Z]+_[A-Z]+|"
+         r"[a-z]+[-\d][-\w]+")
 
 
 def test_the_chinese_is_chinese_and_names_what_the_english_names() -> None:

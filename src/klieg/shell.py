@@ -105,8 +105,8 @@ def files(card: bool = False, **given: Path | None) -> dict[str, Path]:
     return found
 
 
-def deliver(bodies: dict[Path, bytes]) -> None:
-    """Each body to its file, whole or not at all; - is standard output."""
+def deliver(bodies: dict[Path, bytes], language: str) -> None:
+    """Each body to its file, whole or not at all, and a line for each; - is standard output."""
     from klieg.atomic import atomic
 
     for path, body in bodies.items():
@@ -115,7 +115,14 @@ def deliver(bodies: dict[Path, bytes]) -> None:
             continue
         with atomic(path) as part:
             part.write_bytes(body)
-        print(f"wrote {path}", file=sys.stderr)
+        wrote(path, language)
+
+
+def wrote(path: Path, language: str) -> None:
+    """A line on standard error: the file is there."""
+    from klieg.views.words import say
+
+    print(say("wrote", language, path=path), file=sys.stderr)
 
 
 def writable(path: Path) -> None:

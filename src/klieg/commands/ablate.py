@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,8 +67,8 @@ def _written(found: Ablation, out: Path, parquet: bool, language: str) -> None:
     if parquet:
         bodies[out / "ablation.parquet"] = columns.parquet(lines, {"model": found.model, "whole": str(found.whole)})
     picture = ablation(found.model, of, found.rows, found.changes(), whole=found.whole, language=language)
-    shell.deliver({**bodies, out / "ablation.svg": shell.drawn(picture, "svg")})
-    print(f"wrote {out / FILE}", file=sys.stderr)
+    shell.deliver({**bodies, out / "ablation.svg": shell.drawn(picture, "svg")}, language)
+    shell.wrote(out / FILE, language)
     console = shell.console()
     console.print(word("loss", language, loss=found.loss), soft_wrap=True)
     console.print(effects(lines, language))

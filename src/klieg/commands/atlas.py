@@ -6,7 +6,6 @@ on where the last one ended.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -164,8 +163,8 @@ def _written(found: Atlas, out: Path, by: str | None, parquet: bool, language: s
                                                                pictures.items()},
                                           [word("read", language, **found.counts), word("columns", language)],
                                           "" if found.whole else word("partial", language), language=language).encode()}
-    shell.deliver(bodies)
-    print(f"wrote {out / FILE}", file=sys.stderr)
+    shell.deliver(bodies, language)
+    shell.wrote(out / FILE, language)
     shell.console().print(highest((line for score in SCORES for line in found.table(score)[:SHOWN]), language))
 
 

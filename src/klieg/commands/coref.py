@@ -101,7 +101,7 @@ def _two(scorer: Scorer, one: str, other: str, files: dict[str, Path], language:
     found = contrast(scorer, one, other)
     if files:
         shell.deliver({path: _numbers(found.as_json()) if kind == "json" else shell.drawn(drawn(found, language=language), kind)
-                       for kind, path in files.items()})
+                       for kind, path in files.items()}, language)
         return
     console = shell.console()
     for line in lower(drawn(found, DARK, medium=TERMINAL, language=language)):
@@ -126,7 +126,7 @@ def _pairs(model: str, what: str | None, pairs: int | None, data: str | None, fi
     if files:
         shell.deliver({path: _numbers(found.as_json()) if kind == "json" else
                        shell.drawn(picture(found.model, found.total, found.phenomena, language=language), kind)
-                       for kind, path in files.items()})
+                       for kind, path in files.items()}, language)
         return
     shell.console().print(phenomena(found.total, found.phenomena, language))
 
@@ -173,7 +173,7 @@ def _set(reader: Reader, riddles: Riddles, files: dict[str, Path], language: str
         found = coreference(reader, riddles, step)
     if files:
         shell.deliver({path: _numbers(found.as_json()) if kind == "json" else
-                       shell.drawn(set_grid(found, language=language), kind) for kind, path in files.items()})
+                       shell.drawn(set_grid(found, language=language), kind) for kind, path in files.items()}, language)
         return
     console = shell.console()
     for line in lower(set_grid(found, DARK, medium=TERMINAL, room=console.width, language=language)):
@@ -205,7 +205,7 @@ def _one(reader: Reader, riddle: Riddle, names: list[str], at: str, files: dict[
                                      "candidates": [riddle.phrase(place) for place in riddle.candidates],
                                      "right": list(riddle.right), "itself": own}
         shell.deliver({path: _numbers(numbers) if kind == "json" else shell.drawn(one_grid(reader.name, **picture), kind)
-                       for kind, path in files.items()})
+                       for kind, path in files.items()}, language)
         return
     console = shell.console()
     for line in lower(one_grid(reader.name, **picture, theme=DARK, medium=TERMINAL, room=console.width)):

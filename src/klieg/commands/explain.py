@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,10 +75,10 @@ def _export(found: Trace, opened: dict, scale: str, dark: bool, language: str, f
         theme = DARK if dark else LIGHT
         return shell.drawn(page(found, **opened, scale=scale, theme=theme, language=language), kind)
 
-    shell.deliver({path: made(kind) for kind, path in files.items() if kind != "save"})
+    shell.deliver({path: made(kind) for kind, path in files.items() if kind != "save"}, language)
     if "save" in files:
         found.save(files["save"])
-        print(f"wrote {files['save']}", file=sys.stderr)
+        shell.wrote(files["save"], language)
 
 
 def _json(found: Trace, opened: dict) -> str:

@@ -39,7 +39,7 @@ def flow(
     if files:
         numbers = (json.dumps(found.as_json(), ensure_ascii=False, indent=1) + "\n").encode()
         shell.deliver({path: numbers if kind == "json" else shell.drawn(drawn(found, language=language), kind)
-                       for kind, path in files.items()})
+                       for kind, path in files.items()}, language)
         return
     console = shell.console()
     for line in lower(drawn(found, DARK, medium=TERMINAL, room=console.width, language=language)):

@@ -64,15 +64,18 @@ def fill(
     text: Annotated[str, typer.Argument(help="A text with [MASK] where tokens are to be found; - reads standard input.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A folder or a Hugging Face id of BERT's shape.")],
     top: Annotated[int, typer.Option(min=1, help="Candidates for each [MASK].")] = 8,
+    lang: Language = None,
 ) -> None:
     """Say what may stand at every [MASK] of a text."""
     from rich.table import Table
 
     from klieg import masked, models
+    from klieg.views.words import say
 
+    language = shell.language(lang)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column, side in (("mask", "right"), ("candidate", "left"), ("probability", "right")):
-        table.add_column(column, justify=side, overflow="fold")
+        table.add_column(say(f"fill {column}", language), justify=side, overflow="fold")
     for place, guesses in enumerate(masked.fill(*models.load(model), shell.given(text), top)):
         for guess in guesses:
             table.add_row(str(place) if guess.rank == 1 else "", guess.token, f"{guess.p:.2%}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +91,7 @@ def heads(
         room = None if medium is PAPER else shell.console().width
         return grid(found, by, theme, medium=medium, room=room, language=language)
 
-    if not _written(json_file, svg, png, lambda: measured(found), lambda: picture(PAPER, dark)):
+    if not _written(json_file, svg, png, lambda: measured(found), lambda: picture(PAPER, dark), language):
         _show(picture(TERMINAL, True))
 
 
@@ -127,7 +126,7 @@ def zoom(
         return region.region(found, opened(medium), "mean" if mean else "max", scale, DARK if dark else LIGHT, medium=medium,
                              room=shell.console().width, language=language)
 
-    if not _written(json_file, svg, png, lambda: region.numbers(found, opened(PAPER)), lambda: picture(PAPER, dark)):
+    if not _written(json_file, svg, png, lambda: region.numbers(found, opened(PAPER)), lambda: picture(PAPER, dark), language):
         _show(picture(TERMINAL, True))
 
 
@@ -164,7 +163,7 @@ def _summary(found: Trace, out: Path, language: str) -> None:
     from klieg.views.words import say
 
     console = shell.console()
-    print(f"wrote {out}", file=sys.stderr)
+    shell.wrote(out, language)
     console.print(written(certificate(found, language, TERMINAL), DARK, console.width))
     call, head = farthest(found)
     near = ""
@@ -187,13 +186,13 @@ def _around(place: int, count: int) -> str:
 
 
 def _written(json_file: Path | None, svg: Path | None, png: Path | None, numbers: Callable[[], dict],
-             picture: Callable[[], Picture]) -> bool:
+             picture: Callable[[], Picture], language: str) -> bool:
     """Whether files were asked for: they are made, then written."""
     bodies = {}
     for kind, path in shell.files(json=json_file, svg=svg, png=png).items():
         text = json.dumps(numbers(), ensure_ascii=False) + "\n" if kind == "json" else ""
         bodies[path] = text.encode() if kind == "json" else shell.drawn(picture(), kind)
-    shell.deliver(bodies)
+    shell.deliver(bodies, language)
     return bool(bodies)
 
 

@@ -9,19 +9,21 @@ from typing import Annotated
 import typer
 
 from klieg import shell
-from klieg.shell import Model
+from klieg.shell import Language, Model
 
 
-def list_models() -> None:
+def list_models(lang: Language = None) -> None:
     """The models that come with Klieg."""
     from rich.table import Table
 
     from klieg import checkpoint, models
     from klieg.config import parse_config
+    from klieg.views.words import say
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("name", "shape", "layers", "heads", "K/V heads", "positions", "parameters", "folder"):
-        table.add_column(column, overflow="fold")
+    language = shell.language(lang)
+    for column in ("name", "shape", "layers", "heads", "kv heads", "positions", "parameters", "folder"):
+        table.add_column(say(f"model {column}", language), overflow="fold")
     for name in models.bundled():
         folder = models.find(name)
         config = parse_config(checkpoint.read_config(folder), str(folder))
@@ -36,10 +38,12 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Written whole or not at all.")],
     model: Model = "chat",
     quantization: Annotated[str, typer.Option(help="Of ctranslate2: none, int8, int16, float16, bfloat16, ...")] = "none",
+    lang: Language = None,
 ) -> None:
     """Write a model for another program."""
     from klieg.export import export as written
 
+    language = shell.language(lang)
     for line in written(model, to, out, quantization):
         print(line, file=sys.stderr)
-    print(f"wrote {out}", file=sys.stderr)
+    shell.wrote(out, language)

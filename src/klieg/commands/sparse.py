@@ -43,7 +43,8 @@ def sparse(
         numbers = {"model": trace.model, "text": trace.text, "tokens": len(trace.tokens),
                    "patterns": [each.as_json() for each in found]}
         shell.deliver({path: (json.dumps(numbers, ensure_ascii=False, indent=1) + "\n").encode() if kind == "json" else
-                       shell.drawn(views.grid(trace, found, language=language), kind) for kind, path in files.items()})
+                       shell.drawn(views.grid(trace, found, language=language), kind) for kind, path in files.items()},
+                      language)
         return
     from klieg.views.palette import DARK
     from klieg.views.picture import TERMINAL

@@ -53,7 +53,7 @@ def syntax(model: str, path: Path, out: Path, by: str | None, parquet: bool, lan
     bodies |= {out / "syntax.svg": shell.drawn(pictures[name(first, language)], "svg"),
                out / "syntax.html": ledger(found.model, lines, pictures, said, columns=[part.name for part in fields(Line)],
                                            language=language).encode()}
-    shell.deliver(bodies)
+    shell.deliver(bodies, language)
     console = shell.console()
     console.print(table(relations, language))
     for line in said:

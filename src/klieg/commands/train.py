@@ -13,6 +13,7 @@ import typer
 
 from klieg import shell
 from klieg.errors import KliegError
+from klieg.shell import Language
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,12 +146,14 @@ def _curve(curve: list, path: Path) -> None:
 def data(
     name: Annotated[str, typer.Argument(help="wmt14-en-de, wmt14-en-fr or multi30k.")],
     out: Annotated[Path, typer.Option(help="Folder of texts, as docs/data.md lays it out.")] = Path("texts"),
+    lang: Language = None,
 ) -> None:
     """Fetch public parallel texts and check them. Interrupt it at any time and give the same command to go on."""
     from klieg.download import download
     from klieg.views.progress import counted
+    from klieg.views.words import say
 
-    console = shell.console(error=True)
+    console, language = shell.console(error=True), shell.language(lang)
     with counted(name, console) as step:
         place = download(name, out, lambda file, done, size: step(done // 2**20, size // 2**20))
-    console.print(f"the texts are in {place}; name them by: klieg train RECIPE --data {out}", soft_wrap=True)
+    console.print(say("fetched", language, place=place, out=out), soft_wrap=True)

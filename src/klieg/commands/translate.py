@@ -74,15 +74,15 @@ def translate(
             raise KliegError("a conversation is not written to a file; leave --output away.")
         _converse(work, language)
     elif text is not None and text != "-":
-        _deliver(iter([work.done(text.split("\n"))]), output)
+        _deliver(iter([work.done(text.split("\n"))]), output, language)
     elif given is not None:
         from klieg.views.progress import counted
         with counted("lines", shell.console(error=True)) as step:
             done = work.done(given, told=step)
-        _deliver(iter([done]), output)
+        _deliver(iter([done]), output, language)
     else:
         with _watched() as step:
-            _deliver(_streamed(work, _arriving(sys.stdin.buffer), step), output)
+            _deliver(_streamed(work, _arriving(sys.stdin.buffer), step), output, language)
 
 
 def evaluate(
@@ -96,11 +96,13 @@ def evaluate(
     beam: Beam = 5, alpha: Alpha = 1.0, beta: Beta = 0.0,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Keep the translations.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Numbers; - for standard output.")] = None,
+    lang: Language = None,
 ) -> None:
     """Measure translations: BLEU, chrF, perplexity, speed."""
     from klieg.evaluate import score
     from klieg.pairs import together
 
+    language = shell.language(lang)
     if (source is None) == (hypotheses is None):
         raise KliegError("give either --source FILE, to be translated, or --hypotheses FILE, which is already.")
     if hypotheses is not None and output is not None:
@@ -122,9 +124,9 @@ def evaluate(
         made = {} if run is None else {"model": model, "to": to, "search": asdict(search), **run.numbers}
         said = {**asdict(scores), **made}
         bodies[json_file] = (json.dumps(said, ensure_ascii=False, indent=1) + "\n").encode()
-    shell.deliver(bodies)
+    shell.deliver(bodies, language)
     if json_file is None:
-        shell.write("\n".join(_report(scores, run)) + "\n")
+        shell.write("\n".join(_report(scores, run, language)) + "\n")
 
 
 def align(
@@ -142,6 +144,7 @@ def align(
     rounds: Annotated[int | None, typer.Option(min=0, max=100, help="How often the sentences are learned from all together; "
                                                                     "0: each by its own attention alone.")] = None,
     gold: Annotated[Path | None, typer.Option(metavar="FILE", help="Links that people made: prints the error rate.")] = None,
+    lang: Language = None,
 ) -> None:
     """Say which word stands for which, as source-target pairs."""
     from klieg import models
@@ -149,7 +152,9 @@ def align(
     from klieg.analysis.alignment.gold import pharaoh, read_gold
     from klieg.analysis.alignment.links import WAYS
     from klieg.views.progress import counted
+    from klieg.views.words import say
 
+    tongue = shell.language(lang)
     if way is not None:
         shell.one_of("way", way, list(WAYS))
     wanted = read_gold(gold) if gold else None
@@ -175,8 +180,8 @@ def align(
     score = wanted.against(found) if wanted is not None else None
     shell.write("".join(f"{pharaoh(one)}\n" for one in found))
     if score is not None:
-        print(f"AER {100 * score.aer:.1f} %, precision {100 * score.precision:.1f} %, recall {100 * score.recall:.1f} % of "
-              f"{score.sure:,} sure links; the gold counts words from {wanted.first}", file=sys.stderr)
+        rates = {name: f"{100 * getattr(score, name):.1f}" for name in ("aer", "precision", "recall")}
+        print(say("error rate", tongue, **rates, sure=f"{score.sure:,}", first=wanted.first), file=sys.stderr)
 
 
 # ---- translate ----
@@ -227,7 +232,7 @@ def _sampling(sample: bool, n_best: int | None, drawn: dict) -> Sampling | None:
     return Sampling(**drawn) if sample else None
 
 
-def _deliver(parts: Iterator[list[str]], output: Path | None) -> None:
+def _deliver(parts: Iterator[list[str]], output: Path | None, language: str) -> None:
     """Each part to standard output as soon as it is there, or all of them to a file."""
     bodies = []
     for part in parts:
@@ -237,7 +242,7 @@ def _deliver(parts: Iterator[list[str]], output: Path | None) -> None:
         else:
             bodies.append(text.encode())
     if output is not None:
-        shell.deliver({output: b"".join(bodies)})
+        shell.deliver({output: b"".join(bodies)}, language)
 
 
 def _lines(path: Path) -> list[str]:
@@ -345,19 +350,24 @@ class _Run:
                 "sentences_per_second": len(self.texts) / self.seconds}
 
 
-def _report(scores: Scores, run: _Run | None) -> list[str]:
+def _report(scores: Scores, run: _Run | None, language: str) -> list[str]:
     """What was measured, a row each."""
+    from klieg.views.glyphs import width
+    from klieg.views.words import say
+
     rows = [("BLEU", f"{scores.bleu:.2f}   {'/'.join(f'{p:.1f}' for p in scores.precisions)}, BP {scores.brevity_penalty:.3f}"),
             ("", scores.bleu_signature),
             ("chrF", f"{scores.chrf:.2f}"),
             ("", scores.chrf_signature)]
+    count = f"{scores.sentences:,}"
     if run is not None:
         p = run.perplexity
-        rows += [("perplexity", f"{p.token:.3f} a token ({p.tokens:,} tokens of the model), "
-                                f"{p.word:.3f} a {p.word_is} ({p.words:,} {p.word_is}s); ends of sentences counted in both")]
-    rows += [("sentences", f"{scores.sentences:,}" + ("" if run is None else
-              f" in {run.seconds:.1f} s, {scores.sentences / run.seconds:.1f} a second"))]
-    return [f"{name:<12}{said}" for name, said in rows]
+        rows += [(say("perplexity", language), say(f"perplexity a {p.word_is}", language, token=f"{p.token:.3f}",
+                                                   tokens=f"{p.tokens:,}", word=f"{p.word:.3f}", words=f"{p.words:,}"))]
+        count = say("translated", language, sentences=count, seconds=f"{run.seconds:.1f}",
+                    speed=f"{scores.sentences / run.seconds:.1f}")
+    rows += [(say("sentences", language), count)]
+    return [name + " " * (12 - width(name)) + said for name, said in rows]
 
 
 # ---- align ----

@@ -72,7 +72,7 @@ def whatif(
     if files:
         numbers = {"model": model, **({} if found is None else found.as_json()),
                    **({} if heads is None else {"ranking": [asdict(head) for head in heads]})}
-        shell.deliver({path: _body(kind, numbers, found, language) for kind, path in files.items()})
+        shell.deliver({path: _body(kind, numbers, found, language) for kind, path in files.items()}, language)
     else:
         _show(found, heads, language)
 

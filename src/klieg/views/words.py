@@ -211,6 +211,32 @@ WORDS: dict[str, tuple[str, str]] = {
                      "ratios taken in turns.",
                      "与 torch 的 scaled_dot_product_attention 单独运行（什么都不保留）的时间之比；"
                      "因果遮盖，{type}，交替运行，取比值的中位数。"),
+    "wrote": ("wrote {path}", "已写入 {path}"),
+    "fetched": ("the texts are in {place}; name them by: klieg train RECIPE --data {out}",
+                "文本在 {place}；训练时这样指明：klieg train 配方 --data {out}"),
+    "model name": ("name", "名字"),
+    "model shape": ("shape", "结构"),
+    "model layers": ("layers", "层"),
+    "model heads": ("heads", "头"),
+    "model kv heads": ("K/V heads", "键值头"),
+    "model positions": ("positions", "位置数"),
+    "model parameters": ("parameters", "参数量"),
+    "model folder": ("folder", "文件夹"),
+    "fill mask": ("mask", "空"),
+    "fill candidate": ("candidate", "候选"),
+    "fill probability": ("probability", "概率"),
+    "perplexity": ("perplexity", "困惑度"),
+    "perplexity a word": ("{token} a token ({tokens} tokens of the model), {word} a word ({words} words); ends of sentences "
+                          "counted in both",
+                          "按词元 {token}（模型的词元 {tokens} 个），按词 {word}（{words} 个）；两者都计入句末"),
+    "perplexity a character": ("{token} a token ({tokens} tokens of the model), {word} a character ({words} characters); ends "
+                               "of sentences counted in both",
+                               "按词元 {token}（模型的词元 {tokens} 个），按字符 {word}（{words} 个）；两者都计入句末"),
+    "sentences": ("sentences", "句数"),
+    "translated": ("{sentences} in {seconds} s, {speed} a second", "{sentences}，用时 {seconds} 秒，每秒 {speed} 句"),
+    "error rate": ("AER {aer} %, precision {precision} %, recall {recall} % of {sure} sure links; the gold counts words from "
+                   "{first}",
+                   "AER {aer} %，精确率 {precision} %，召回率 {recall} %，确定的对应 {sure} 个；标准答案的词从 {first} 数起"),
 }
 REASONS = {"future": "未来的位置", "outside the window": "在窗口之外", "another block": "在另一块",
            "off the stride": "不在步长上", "padding": "填充", "another document": "另一篇文档", "not allowed": "不被允许"}
