@@ -42,7 +42,7 @@ def test_all_are_timed_together_and_what_the_clock_said_is_written(here: Path) -
 
 def test_files(here: Path) -> None:  # noqa: F811
     ran = run("lab", "ages", "-o", "labs.html", "--json", "labs.json", "--lang", "zh")
-    assert ran.status == 0 and ran.text == "" and ran.err.endswith("wrote labs.html\nwrote labs.json\n")
+    assert ran.status == 0 and ran.text == "" and ran.err.endswith("已写入 labs.html\n已写入 labs.json\n")
     assert json.loads(Path("labs.json").read_text("utf-8")) == {"ages": dict(find("ages").run().numbers)}
     page, seen = Path("labs.html").read_text("utf-8"), []
 

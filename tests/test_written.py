@@ -38,9 +38,9 @@ def test_what_is_written_is_read_back(found: Finding) -> None:
 
 
 def test_a_refusal_keeps_both_languages() -> None:
-    with pytest.raises(KliegError, match="no texts") as raised:
-        read(refusal(KliegError("no texts.", zh="没有文本。")))
-    assert raised.value.zh == "没有文本。"
+    with pytest.raises(KliegError, match="no language 'x'") as raised:
+        read(refusal(KliegError("there is no language 'x'.")))
+    assert raised.value.zh == "没有语言 'x'。"
 
 
 def test_no_number_is_a_mistake_of_the_lab() -> None:

@@ -103,13 +103,11 @@ def cases(device: str) -> list[Case]:
     if device == "cpu":
         return USUAL
     if device != "cuda":
-        raise KliegError(f"there is no device {device!r} to measure; give cpu or cuda.",
-                         zh=f"不能在 {device!r} 上测量；请给 cpu 或 cuda。")
+        raise KliegError(f"there is no device {device!r} to measure; give cpu or cuda.")
     if not torch.cuda.is_available():
-        raise KliegError("this machine has no CUDA GPU that torch can use, and nothing to measure; leave --device away.",
-                         zh="这台机器上没有 torch 能用的 CUDA GPU，无法测量；请去掉 --device。")
+        raise KliegError("this machine has no CUDA GPU that torch can use, and nothing to measure; leave --device away.")
     if why := gpu.refusal(torch.empty(1, 1, 1, 64, device=device), torch.empty(1, 1, 1, 64, device=device)):
-        raise KliegError(f"the gpu kernel cannot run here: {why}.", zh=f"这里不能运行 GPU 内核：{why}。")
+        raise KliegError(f"the gpu kernel cannot run here: {why}.")
     return ON_A_GPU
 
 

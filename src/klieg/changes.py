@@ -63,20 +63,16 @@ class Heads:
         """Their kind, their layers and their heads; KliegError for what the model does not have."""
         kind = self.kind or next(iter(stacks))
         if kind not in stacks:
-            raise KliegError(f"there is no attention of kind {kind!r}; the model has {', '.join(stacks)}.",
-                             zh=f"没有 {kind!r} 这种注意力；这个模型有 {'、'.join(stacks)}。")
+            raise KliegError(f"there is no attention of kind {kind!r}; the model has {', '.join(stacks)}.")
         stack = stacks[kind]
-        for name, zh, number, count in (("layer", "层", self.layer, stack.layers), ("head", "头", self.head, stack.heads),
-                                        ("K/V group", "键值组", self.group, stack.groups)):
+        for name, number, count in (("layer", self.layer, stack.layers), ("head", self.head, stack.heads),
+                                    ("K/V group", self.group, stack.groups)):
             if number is not None and not 0 <= number < count:
-                raise KliegError(f"there is no {name} {number}; the model has {name}s 0 to {count - 1}.",
-                                 zh=f"没有{zh} {number}；这个模型的{zh}是 0 到 {count - 1}。")
+                raise KliegError(f"there is no {name} {number}; the model has {name}s 0 to {count - 1}.")
         if self.layer is None and (self.head is not None or self.group is not None):
-            raise KliegError("a head or a group is one of a layer; say which layer.",
-                             zh="头或组属于某一层；请说明是哪一层。")
+            raise KliegError("a head or a group is one of a layer; say which layer.")
         if self.head is not None and self.group is not None:
-            raise KliegError("a head and a group exclude each other; name one of them.",
-                             zh="头和组只能写一个；请二者取一。")
+            raise KliegError("a head and a group exclude each other; name one of them.")
         share = stack.heads // stack.groups
         heads = (range(self.group * share, (self.group + 1) * share) if self.group is not None
                  else range(stack.heads) if self.head is None else [self.head])
@@ -125,16 +121,13 @@ class Cut:
         if not 0 <= row < entry.q.shape[2]:
             return entry
         where = f"layer {entry.layer} ({entry.kind}), head {', '.join(map(str, heads))}"
-        spot = f"第 {entry.layer} 层（{entry.kind}）的头 {'、'.join(map(str, heads))}"
         seen = _seen(entry)[:, heads, row]
         if not 0 <= self.key < seen.shape[2] or not seen[..., self.key].any():
-            raise KliegError(f"in {where}, token {self.query} does not see token {self.key}; there is no edge to cut.",
-                             zh=f"在{spot}，词元 {self.query} 本来就看不到词元 {self.key}；没有边可切。")
+            raise KliegError(f"in {where}, token {self.query} does not see token {self.key}; there is no edge to cut.")
         allowed = torch.ones(1, *_seen(entry).shape[1:], dtype=torch.bool, device=entry.q.device)
         allowed[:, heads, row, self.key] = False
         if (seen.any(-1) & ~(seen & allowed[:, heads, row]).any(-1)).any():
-            raise KliegError(f"in {where}, token {self.query} would see nothing without token {self.key}; leave it one token.",
-                             zh=f"在{spot}，切去词元 {self.key} 后词元 {self.query} 就什么也看不到了；请给它留一个。")
+            raise KliegError(f"in {where}, token {self.query} would see nothing without token {self.key}; leave it one token.")
         return _hidden(entry, allowed)
 
 
@@ -188,9 +181,7 @@ class Keep:
         cross-attention, whose queries stand nowhere among its keys."""
         if self.pattern.mask is not None and entry.kind == "cross":
             raise KliegError(f"{self}: {self.pattern} goes by position, and a target has none in its source; keep top:SIZE, "
-                             "or name self or encoder heads.",
-                             zh=f"{self}：{self.pattern} 按位置取舍，而译文在原文中没有位置；请用 top:SIZE，"
-                                "或改选 self、encoder 的头。")
+                             "or name self or encoder heads.")
         if self.pattern.mask is not None and len(heads) == entry.q.shape[1]:
             return replace(entry, mask=entry.mask & self.pattern.mask)
         queries, keys = entry.q.shape[2], entry.k.shape[2]
@@ -217,8 +208,7 @@ class Replace:
         after = f"(?!{_LETTER})" if re.search(f"{_LETTER}$", self.old) else ""
         found, count = re.subn(before + re.escape(self.old) + after, lambda _: self.new, text) if self.old else (text, 0)
         if not count:
-            raise KliegError(f"the text has no word {self.old!r} to replace; write it as the text does.",
-                             zh=f"文字里没有 {self.old!r} 这个词可替换；请照原文书写。")
+            raise KliegError(f"the text has no word {self.old!r} to replace; write it as the text does.")
         return found
 
 
@@ -258,8 +248,7 @@ class _Made:
         known = stacks(model)
         for change in changes:
             if isinstance(change, Sharpen) and not 0 <= change.factor <= LARGEST:
-                raise KliegError(f"the factor of {change} is not between 0 and {LARGEST:g}; choose one that is.",
-                                 zh=f"{change} 的倍数不在 0 到 {LARGEST:g} 之间；请另选一个。")
+                raise KliegError(f"the factor of {change} is not between 0 and {LARGEST:g}; choose one that is.")
             kind, layers, heads = change.heads.among(known)
             for layer in layers:
                 self._at.setdefault((kind, layer), []).append((change, heads))
@@ -301,13 +290,11 @@ def read(text: str) -> Change:
     """A change as it is written, `mute 3.2` and so on; str() of a change writes it. KliegError says how it must look."""
     verb, _, rest = text.partition(" ")
     if verb not in _WRITTEN:
-        raise KliegError(f"there is no change {verb!r}; it must be one of {', '.join(_WRITTEN)}.",
-                         zh=f"没有 {verb!r} 这种改变；可用的有 {'、'.join(_WRITTEN)}。")
+        raise KliegError(f"there is no change {verb!r}; it must be one of {', '.join(_WRITTEN)}.")
     pattern, form = _WRITTEN[verb]
     found = re.fullmatch(pattern, rest, re.DOTALL | re.ASCII)
     if found is None:
-        raise KliegError(f"{verb} is given {rest!r}; it must be {form}.",
-                         zh=f"{verb} 后面写的是 {rest!r}；应当写成 {form}。")
+        raise KliegError(f"{verb} is given {rest!r}; it must be {form}.")
     part = found.groupdict()
     if verb == "replace":
         return Replace(part["old"], part["new"])

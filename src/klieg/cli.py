@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 
 import typer
@@ -73,4 +72,4 @@ def _program(language: str) -> typer.core.TyperGroup:
 
 def main() -> None:
     """Run the command that sys.argv names; ends by SystemExit if it cannot be done."""
-    shell.run(_program(shell.spoken(sys.argv[1:])))
+    shell.run(_program(shell.asked()))

@@ -1,21 +1,24 @@
 """What a user is shown when something they asked for cannot be done.
 
 A KliegError is a message, never a bug: one line that says what is wrong, where, and what to
-do about it. The command line prints it and exits with status 1; everything else propagates. Where a
-reader of Chinese may meet it, the same line stands beside it in Chinese.
+do about it. The command line prints it and exits with status 1; everything else propagates. It is made
+in English; what it is in Chinese stands in a catalogue (chinese/).
 """
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 
+from klieg.chinese import chinese
+
 
 class KliegError(Exception):
-    """Base of everything that is shown to the user without a traceback. `zh` is its line in Chinese, where it has one."""
+    """Base of everything that is shown to the user without a traceback."""
 
-    def __init__(self, *line: object, zh: str | None = None) -> None:
-        super().__init__(*line)
-        self.zh = zh
+    @property
+    def zh(self) -> str | None:
+        """Its line in Chinese, if the catalogue has it."""
+        return chinese(str(self))
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -32,14 +32,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not 1e-6 <= self.temperature < float("inf"):
-            raise KliegError(f"temperature is {self.temperature}; it must be 0 (the likeliest token) or at least 1e-6.",
-                             zh=f"温度是 {self.temperature}；它必须是 0（取最可能的词元）或至少 1e-6。")
+            raise KliegError(f"temperature is {self.temperature}; it must be 0 (the likeliest token) or at least 1e-6.")
         if self.top_k < 0:
-            raise KliegError(f"top-k is {self.top_k}; it must be 0 (all) or more.",
-                             zh=f"top-k 是 {self.top_k}；它必须是 0（不限）或更大。")
+            raise KliegError(f"top-k is {self.top_k}; it must be 0 (all) or more.")
         if not 0 < self.top_p <= 1:
-            raise KliegError(f"top-p is {self.top_p}; it must be above 0 and at most 1.",
-                             zh=f"top-p 是 {self.top_p}；它必须大于 0，至多为 1。")
+            raise KliegError(f"top-p is {self.top_p}; it must be above 0 and at most 1.")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise KliegError(f"seed is {self.seed}; it must be a whole number from 0 to 2^63 - 1.")
 

@@ -40,20 +40,16 @@ class Pattern:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise KliegError(f"there is no pattern {self.kind!r}; it must be one of {', '.join(KINDS)}."
-                             + nearest(self.kind, list(KINDS)),
-                             zh=f"没有 {self.kind!r} 这种模式；可用的有 {'、'.join(KINDS)}。")
+                             + nearest(self.kind, list(KINDS)))
         if self.size < 1 or self.global_tokens < 0 or (self.kind == TOP and self.global_tokens):
-            raise KliegError(f"the pattern {self} is not {FORM}; a size is at least 1, and top has no global tokens.",
-                             zh=f"模式 {self} 不对：大小至少是 1，而 top 没有全局词元。")
+            raise KliegError(f"the pattern {self} is not {FORM}; a size is at least 1, and top has no global tokens.")
 
     @staticmethod
     def read(text: str) -> Pattern:
         """A pattern as it is written. KliegError says how it must look."""
         found = re.fullmatch(r"([a-z]+):(\d{1,9})(?:\+global:(\d{1,9}))?", text, re.ASCII)
         if found is None:
-            raise KliegError(f"a pattern is given as {text!r}; it must be {FORM}.",
-                             zh=f"模式写的是 {text!r}；应当写成 KIND:SIZE，例如 window:128、block:64、"
-                                "strided:64+global:4 或 top:16。")
+            raise KliegError(f"a pattern is given as {text!r}; it must be {FORM}.")
         return Pattern(found[1], int(found[2]), int(found[3] or 0))
 
     def __str__(self) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from klieg.chinese import chinese
 from klieg.errors import KliegError, first_line
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")]
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
 
+LANGUAGES = ["en", "zh"]
 MOST_TEXT = 2**28  # bytes of a text
 
 
@@ -78,9 +80,29 @@ def _usage(error: typer.TyperException) -> str:
 
 def _end(line: str, status: int) -> NoReturn:
     """One line on standard error, without anything in it that a terminal would obey; then the end."""
-    with suppress(OSError):
-        print("klieg: " + "".join(c if c.isprintable() else "\ufffd" for c in line), file=sys.stderr)
+    tell(line, asked())
     sys.exit(status)
+
+
+def tell(line: str, language: str) -> None:
+    """A line in English or Chinese on standard error, without anything in it that a terminal would obey."""
+    said = (chinese(line) if language == "zh" else None) or line
+    with suppress(OSError):
+        print("klieg: " + "".join(c if c.isprintable() else "\ufffd" for c in said), file=sys.stderr)
+
+
+def said(note: str) -> str:
+    """What a command says of its work, in the language that it was asked in."""
+    return (chinese(note, "note") if asked() == "zh" else None) or note
+
+
+def asked() -> str:
+    """The language of the command, also where its options were not read, as where it is misspelt, or has no --lang: its last
+    --lang, if that is a language, else what the system speaks."""
+    words = sys.argv[1:]
+    given = [word.partition("=")[2] or after for word, after in zip(words, [*words[1:], ""], strict=True)
+             if word.partition("=")[0] == "--lang"]
+    return given[-1] if given and given[-1] in LANGUAGES else language(None)
 
 
 def drawn(picture: Picture, kind: str) -> bytes:
@@ -105,7 +127,7 @@ def files(card: bool = False, **given: Path | None) -> dict[str, Path]:
     return found
 
 
-def deliver(bodies: dict[Path, bytes], language: str) -> None:
+def deliver(bodies: dict[Path, bytes]) -> None:
     """Each body to its file, whole or not at all, and a line for each; - is standard output."""
     from klieg.atomic import atomic
 
@@ -115,14 +137,12 @@ def deliver(bodies: dict[Path, bytes], language: str) -> None:
             continue
         with atomic(path) as part:
             part.write_bytes(body)
-        wrote(path, language)
+        wrote(path)
 
 
-def wrote(path: Path, language: str) -> None:
-    """A line on standard error: the file is there."""
-    from klieg.views.words import say
-
-    print(say("wrote", language, path=path), file=sys.stderr)
+def wrote(path: Path) -> None:
+    """Say that a file is there."""
+    print(said(f"wrote {path}"), file=sys.stderr)
 
 
 def writable(path: Path) -> None:
@@ -184,17 +204,10 @@ def one_of(name: str, value: str, valid: list[str]) -> None:
 def language(given: str | None) -> str:
     """--lang, else what the system speaks."""
     if given is not None:
-        one_of("lang", given, ["en", "zh"])
+        one_of("lang", given, LANGUAGES)
         return given
     spoken = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
     return "zh" if spoken.startswith("zh") else "en"
-
-
-def spoken(arguments: list[str]) -> str:
-    """What a command that is not read yet is to speak: its last --lang, if that is a language, else what the system speaks."""
-    said = [name.partition("=")[2] or value for name, value in zip(arguments, [*arguments[1:], ""], strict=False)
-            if name.partition("=")[0] == "--lang"]
-    return said[-1] if said and said[-1] in ("en", "zh") else language(None)
 
 
 def console(error: bool = False) -> Console:

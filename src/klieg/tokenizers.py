@@ -86,11 +86,9 @@ def made_of(folder: Path) -> dict | None:
 def check_text(text: str) -> str:
     """The text itself, or a KliegError if there is nothing in it to look at or it is not Unicode."""
     if not text:
-        raise KliegError("the text is empty; give at least one word.",
-                         zh="文字是空的；请至少写一个词。")
+        raise KliegError("the text is empty; give at least one word.")
     if not text.strip():
-        raise KliegError("the text is only white space; give at least one word.",
-                         zh="文字里只有空白；请至少写一个词。")
+        raise KliegError("the text is only white space; give at least one word.")
     return _unicode(text)
 
 
@@ -166,8 +164,7 @@ class Tokenizer:
             if cut or len(ids) <= positions:
                 return ids[:positions]
             size = f"{len(ids):,} tokens"
-        raise KliegError(f"the text has {size} and the model has positions for {positions} tokens; shorten it{offer}.",
-                         zh=f"文字太长，模型只有 {positions} 个词元的位置；请缩短它。")
+        raise KliegError(f"the text has {size} and the model has positions for {positions} tokens; shorten it{offer}.")
 
     def encode_all(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """Ids of many texts, bare, on all cores; a thousand texts are held at a time."""

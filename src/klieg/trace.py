@@ -113,9 +113,8 @@ class Call:
         if missing:
             how = (f"watch it again with keep_qk=[{self.layer}], on the command line --keep {self.layer}"
                    if {"q", "k"} & set(missing) else "a watched model gives them away, and klieg.trace() keeps them")
-            was = "were" if len(missing) > 1 else "was"
-            raise KliegError(f"of layer {self.layer} ({self.kind}) {' and '.join(missing)} {was} not kept; {how}{instead}.",
-                             zh=f"第 {self.layer} 层（{self.kind}）的 {'、'.join(missing)} 没有保留，这里看不到；请另选一层。")
+            raise KliegError(f"of layer {self.layer} ({self.kind}) {' and '.join(missing)} "
+                             f"{'were' if len(missing) > 1 else 'was'} not kept; {how}{instead}.")
 
     def group(self, head: int) -> int:
         """The key/value head that a query head reads."""
@@ -221,8 +220,7 @@ class Call:
     def _one(self, head: int, batch: int) -> tuple[slice, slice]:
         """One text and one head as slices; refuses what is not there."""
         if not 0 <= head < self.heads:
-            raise KliegError(f"there is no head {head}; layer {self.layer} has heads 0 to {self.heads - 1}.",
-                             zh=f"没有第 {head} 头；第 {self.layer} 层的头是 0 到 {self.heads - 1}。")
+            raise KliegError(f"there is no head {head}; layer {self.layer} has heads 0 to {self.heads - 1}.")
         if not 0 <= batch < self.texts:
             raise KliegError(f"there is no text {batch} in the batch of {self.texts}.")
         return slice(batch, batch + 1), slice(head, head + 1)
@@ -290,11 +288,9 @@ class Trace:
             return self.streams[kind]
         why = self.without_stream.get(kind)
         if why:
-            raise KliegError(f"there is no stream of the stack {kind!r} of {self.model!r}: {why}.",
-                             zh=f"{self.model!r} 的 {kind!r} 这一叠没有残差流（{why}）。")
+            raise KliegError(f"there is no stream of the stack {kind!r} of {self.model!r}: {why}.")
         raise KliegError(f"the stream of the stack {kind!r} was not kept; watch it again with streams=True. klieg.trace() "
-                         "always keeps it.",
-                         zh=f"{kind!r} 这一叠的残差流没有保留；请用 streams=True 重新观看。")
+                         "always keeps it.")
 
     def axes(self, call: Call) -> tuple[list[str], list[str]]:
         """The labels of a call's queries and those of its keys; empty for a text that the trace does not have."""
@@ -339,8 +335,7 @@ class Trace:
         back = last - (last if after is None else self._token(after))
         if back >= len(self.logits):
             raise KliegError(f"the logits after token {last - back} were not kept; the trace has those of its last "
-                             f"{len(self.logits)} tokens.",
-                             zh=f"词元 {last - back} 之后的 logits 没有保留；这份记录只有最后 {len(self.logits)} 个词元的。")
+                             f"{len(self.logits)} tokens.")
         return self.logits[len(self.logits) - 1 - back].double().softmax(-1)
 
     def next_tokens(self, count: int = 10, after: int | None = None) -> list[Candidate]:
@@ -366,8 +361,7 @@ class Trace:
         labels = self.tokens if labels is None else labels
         if not 0 <= index < len(labels):
             whose = "source" if self.source is not None and labels is self.source.tokens else "text"
-            raise KliegError(f"there is no token {index}; the {whose} has tokens 0 to {len(labels) - 1}.",
-                             zh=f"没有第 {index} 个词元；词元是 0 到 {len(labels) - 1}。")
+            raise KliegError(f"there is no token {index}; the {whose} has tokens 0 to {len(labels) - 1}.")
         return index
 
     def save(self, path: str | Path) -> None:

@@ -120,11 +120,9 @@ def known(ids: Sequence[int], size: int, positions: int) -> list[int]:
     """Ids that were given, checked against the vocabulary and the model's positions."""
     unknown = [id for id in ids if not 0 <= id < size]
     if unknown:
-        raise KliegError(f"there is no token {unknown[0]}; the vocabulary has tokens 0 to {size - 1}.",
-                         zh=f"没有编号 {unknown[0]} 的词元；词表的编号是 0 到 {size - 1}。")
+        raise KliegError(f"there is no token {unknown[0]}; the vocabulary has tokens 0 to {size - 1}.")
     if not 0 < len(ids) <= positions:
-        raise KliegError(f"{len(ids):,} ids were given and the model has positions for 1 to {positions} of them.",
-                         zh=f"给了 {len(ids):,} 个词元，模型只有 1 到 {positions} 个的位置；请缩短文字。")
+        raise KliegError(f"{len(ids):,} ids were given and the model has positions for 1 to {positions} of them.")
     return [*ids]
 
 

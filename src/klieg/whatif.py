@@ -105,8 +105,7 @@ def whatif(model: str | tuple[Model, Tokenizer], text: str, changes: Sequence[Ch
     _reached(made, network, altered)
     if after is not None and len(altered.tokens) != len(before.tokens):
         raise KliegError(f"token {after} of {len(before.tokens)} has no like in the new text, which has {len(altered.tokens)} "
-                         "tokens; leave --after (in Python, after) away for the last of each.",
-                         zh=f"新文字的词元数不同，没有与第 {after} 个对应的词元；请选“末词”。")
+                         "tokens; leave --after (in Python, after) away for the last of each.")
     p, q = (log_probabilities(trace.logits[token if after is not None else -1]) for trace in (before, altered))
     return WhatIf(tuple(changes), before, altered, token, shifts(p, q, before.vocabulary, count), divergence(p, q))
 
@@ -142,8 +141,7 @@ def effects(model: str | tuple[Model, Tokenizer], text: str, after: int | None =
         ids = tokenizer.fitting(text, network.positions)
         token = len(ids) - 1 if after is None else after
         if not 0 <= token < len(ids):
-            raise KliegError(f"there is no token {after}; the text has tokens 0 to {len(ids) - 1}.",
-                             zh=f"没有第 {after} 个词元；这段文字的词元是 0 到 {len(ids) - 1}。")
+            raise KliegError(f"there is no token {after}; the text has tokens 0 to {len(ids) - 1}.")
         usual, runs = _decoder_runs(network, torch.tensor([ids[:token + 1]]))
     p = log_probabilities(usual)
     best = p.argmax()
@@ -197,12 +195,10 @@ def loaded(model: str | tuple[Model, Tokenizer], name: str | None) -> tuple[Deco
     name = name or (model if isinstance(model, str) else type(network).__name__)
     if not isinstance(network, Model):
         raise KliegError(f"{name} is no model of Klieg's own, and its attention cannot be changed exactly; save it, and if "
-                         "it has the shape of Llama, GPT-2 or Marian, klieg.load() opens it.",
-                         zh=f"{name} 不是 Klieg 自己的模型，它的注意力不能精确地改变；请换一个模型。")
+                         "it has the shape of Llama, GPT-2 or Marian, klieg.load() opens it.")
     if not isinstance(network, Decoder | Marian):
         raise KliegError(f"{name!r} is an encoder, which expects no next token; name a model that continues texts or "
-                         "translates.",
-                         zh=f"{name!r} 是编码器，不预测下一个词元；请换一个会续写或会翻译的模型。")
+                         "translates.")
     return network, tokenizer, name
 
 
@@ -232,8 +228,7 @@ def _reached(changes: Sequence[Change], model: Model, trace: Trace) -> None:
             kind, layers, _ = change.heads.among(stacks(model))
             count = trace[layers[0], kind].queries
             if not 0 <= change.query < count:
-                raise KliegError(f"{change}: there is no token {change.query}; the text has tokens 0 to {count - 1}.",
-                                 zh=f"{change}：没有第 {change.query} 个词元；这段文字的词元是 0 到 {count - 1}。")
+                raise KliegError(f"{change}: there is no token {change.query}; the text has tokens 0 to {count - 1}.")
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

@@ -90,8 +90,7 @@ class Scorer:
         ids = [*self._before, *self._tokenizer.encode(check_text(text))]
         if self._model.positions is not None and len(ids) > self._model.positions:
             raise KliegError(f"the text has {len(ids):,} tokens and {self.name!r} has positions for {self._model.positions}; "
-                             "shorten it.",
-                             zh=f"文字有 {len(ids):,} 个词元，而 {self.name!r} 只有 {self._model.positions} 个位置；请缩短它。")
+                             "shorten it.")
         return ids[self._opened:], self._logged(torch.tensor([ids]))[0, self._opened - 1:]
 
     def labels(self, ids: Sequence[int]) -> list[str]:

@@ -66,15 +66,13 @@ def neighbours(a: Trace, token: int, b: Trace, layer: int, kind: str | None = No
     for name, at, x, y in _states(a, b, kind):
         if name == "layer" and at == layer:
             return (_directions(y) @ _directions(x[_token(token, x)][None])[0]).clamp(-1, 1)
-    raise KliegError(f"there is no layer {layer} in the stream of {a.model!r}.",
-                     zh=f"{a.model!r} 的残差流里没有第 {layer} 层。")
+    raise KliegError(f"there is no layer {layer} in the stream of {a.model!r}.")
 
 
 def _states(a: Trace, b: Trace, kind: str | None) -> Iterator[tuple[str, int | None, Tensor, Tensor]]:
     """Where the two streams are compared: name, layer, and both texts' vectors (i, width) and (j, width)."""
     if a.model != b.model:
-        raise KliegError(f"{a.model!r} and {b.model!r} have no vector space in common; compare two texts of one model.",
-                         zh=f"{a.model!r} 与 {b.model!r} 没有共同的向量空间；请比较同一个模型的两段文字。")
+        raise KliegError(f"{a.model!r} and {b.model!r} have no vector space in common; compare two texts of one model.")
     one, two = a.stream(kind), b.stream(kind)
     if one.final.shape[2] != two.final.shape[2] or [x.layer for x in one.blocks] != [x.layer for x in two.blocks]:
         raise KliegError(f"the two traces are not of the same model {a.model!r}: their streams differ in width or in layers.")
@@ -90,8 +88,7 @@ def _directions(x: Tensor) -> Tensor:
     """Every row (i, width) at length 1, in float64; one of zeros stays zeros."""
     wide = x.double()
     if not wide.isfinite().all():
-        raise KliegError("the stream holds numbers that are not finite, and those have no direction; run the model in float32.",
-                         zh="残差流里有无穷大或非数，它们没有方向；请用 float32 运行模型。")
+        raise KliegError("the stream holds numbers that are not finite, and those have no direction; run the model in float32.")
     return wide / wide.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
 
 
@@ -102,6 +99,5 @@ def _bounded(cosine: Tensor) -> float:
 
 def _token(index: int, x: Tensor) -> int:
     if not 0 <= index < len(x):
-        raise KliegError(f"there is no token {index}; the text has tokens 0 to {len(x) - 1}.",
-                         zh=f"没有第 {index} 个词元；这段文字的词元是 0 到 {len(x) - 1}。")
+        raise KliegError(f"there is no token {index}; the text has tokens 0 to {len(x) - 1}.")
     return index

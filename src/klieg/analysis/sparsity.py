@@ -149,8 +149,7 @@ def _decoder(model: str | tuple[Model, Tokenizer], name: str | None) -> tuple[De
     network, tokenizer, name = loaded(model, name)
     if not isinstance(network, Decoder):
         raise KliegError(f"{name!r} is no decoder, and only one that continues a text can be asked what comes next; name "
-                         "another model.",
-                         zh=f"{name!r} 不是解码器，只有会续写文字的模型才能问它下一个词元；请换一个模型。")
+                         "another model.")
     return network, tokenizer, name
 
 
@@ -178,8 +177,7 @@ def fate(call: Call, head: int, pattern: Pattern) -> tuple[Tensor, Tensor]:
     """What becomes of every pair of one head: (i, j), uint8, HIDDEN, GIVEN_UP or KEPT; and the mass that each row loses:
     (i,), float64. KliegError for cross-attention and a pattern of positions, and where q and k were not kept."""
     if pattern.mask is not None and call.kind == "cross":
-        raise KliegError(f"{pattern} goes by position, and a target has none in its source; choose top.",
-                         zh=f"{pattern} 按位置取舍，而译文在原文中没有位置；请选 top。")
+        raise KliegError(f"{pattern} goes by position, and a target has none in its source; choose top.")
     pairs, lost = [], []
     for w, visible, keep in _rows(call, pattern):
         pairs.append(torch.where(visible, torch.where(keep, KEPT, GIVEN_UP), HIDDEN)[head].to(torch.uint8))

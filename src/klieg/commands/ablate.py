@@ -67,8 +67,8 @@ def _written(found: Ablation, out: Path, parquet: bool, language: str) -> None:
     if parquet:
         bodies[out / "ablation.parquet"] = columns.parquet(lines, {"model": found.model, "whole": str(found.whole)})
     picture = ablation(found.model, of, found.rows, found.changes(), whole=found.whole, language=language)
-    shell.deliver({**bodies, out / "ablation.svg": shell.drawn(picture, "svg")}, language)
-    shell.wrote(out / FILE, language)
+    shell.deliver({**bodies, out / "ablation.svg": shell.drawn(picture, "svg")})
+    shell.wrote(out / FILE)
     console = shell.console()
     console.print(word("loss", language, loss=found.loss), soft_wrap=True)
     console.print(effects(lines, language))

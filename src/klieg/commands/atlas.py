@@ -163,8 +163,8 @@ def _written(found: Atlas, out: Path, by: str | None, parquet: bool, language: s
                                                                pictures.items()},
                                           [word("read", language, **found.counts), word("columns", language)],
                                           "" if found.whole else word("partial", language), language=language).encode()}
-    shell.deliver(bodies, language)
-    shell.wrote(out / FILE, language)
+    shell.deliver(bodies)
+    shell.wrote(out / FILE)
     shell.console().print(highest((line for score in SCORES for line in found.table(score)[:SHOWN]), language))
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from klieg import shell
-from klieg.errors import KliegError
 from klieg.shell import Language
 
 
@@ -21,8 +20,5 @@ def attention(
     from klieg.views.costs import costs
 
     language = shell.language(lang)
-    try:
-        usual = cases(device)
-    except KliegError as failure:
-        raise KliegError(failure.zh if language == "zh" and failure.zh else str(failure)) from None
+    usual = cases(device)
     costs(measured(usual, repetitions), len(usual), shell.console(), language)

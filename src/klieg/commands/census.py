@@ -56,18 +56,19 @@ def _read(make: Callable[[], T], visit: Callable[[T], Visit], source: Source, pr
     done = base[0].place[2] if first else 0
     if processes.sum(float(first and (base[0].whole or (tokens is not None and done >= tokens)))):
         if first:
-            console.print(f"{path} has all of it already; nothing is left to read", soft_wrap=True)
+            console.print(shell.said(f"{path} has all of it already; nothing is left to read"), soft_wrap=True)
         return base[0] if first else None
     if done:
-        console.print(f"going on after {done:,} tokens", soft_wrap=True)
-    with counted("tokens", console) if first else nullcontext() as step:
+        console.print(shell.said(f"going on after {done:,} tokens"), soft_wrap=True)
+    with counted(shell.said("tokens"), console) if first else nullcontext() as step:
         def work(tally: T, place: Path, most: int | None) -> None:
             try:
                 read(tally, source, probe, visit(tally), most, place, step=step, group=processes)
             except KliegError as e:
-                shown = ", and with --tokens 1 shows what there is" if processes.size == 1 else ""
-                kept = f" {place} has what was saved last: the same command goes on there{shown}." if place.exists() else ""
-                raise KliegError(f"{e}{kept}") from None
+                if not place.exists():
+                    raise
+                raise KliegError(f"{e} {place} has what was saved last: the same command goes on there"
+                                 f"{', and with --tokens 1 shows what there is' if processes.size == 1 else ''}.") from None
 
         if processes.size == 1:
             work(base[0], path, tokens)

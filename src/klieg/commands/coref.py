@@ -101,7 +101,7 @@ def _two(scorer: Scorer, one: str, other: str, files: dict[str, Path], language:
     found = contrast(scorer, one, other)
     if files:
         shell.deliver({path: _numbers(found.as_json()) if kind == "json" else shell.drawn(drawn(found, language=language), kind)
-                       for kind, path in files.items()}, language)
+                       for kind, path in files.items()})
         return
     console = shell.console()
     for line in lower(drawn(found, DARK, medium=TERMINAL, language=language)):
@@ -121,12 +121,12 @@ def _pairs(model: str, what: str | None, pairs: int | None, data: str | None, fi
         raise KliegError(f"there is no file {what!r}; name a file of minimal pairs, or two sentences to compare.")
     given = read_pairs(path, pairs)
     scorer = Scorer.load(model)
-    with counted("sentences", shell.console(error=True)) as step:
+    with counted(shell.said("sentences"), shell.console(error=True)) as step:
         found = ordered(scorer, given, step)
     if files:
         shell.deliver({path: _numbers(found.as_json()) if kind == "json" else
                        shell.drawn(picture(found.model, found.total, found.phenomena, language=language), kind)
-                       for kind, path in files.items()}, language)
+                       for kind, path in files.items()})
         return
     shell.console().print(phenomena(found.total, found.phenomena, language))
 
@@ -169,11 +169,11 @@ def _set(reader: Reader, riddles: Riddles, files: dict[str, Path], language: str
     from klieg.views.progress import counted
     from klieg.views.text import lower
 
-    with counted("riddles", shell.console(error=True)) as step:
+    with counted(shell.said("riddles"), shell.console(error=True)) as step:
         found = coreference(reader, riddles, step)
     if files:
         shell.deliver({path: _numbers(found.as_json()) if kind == "json" else
-                       shell.drawn(set_grid(found, language=language), kind) for kind, path in files.items()}, language)
+                       shell.drawn(set_grid(found, language=language), kind) for kind, path in files.items()})
         return
     console = shell.console()
     for line in lower(set_grid(found, DARK, medium=TERMINAL, room=console.width, language=language)):
@@ -205,7 +205,7 @@ def _one(reader: Reader, riddle: Riddle, names: list[str], at: str, files: dict[
                                      "candidates": [riddle.phrase(place) for place in riddle.candidates],
                                      "right": list(riddle.right), "itself": own}
         shell.deliver({path: _numbers(numbers) if kind == "json" else shell.drawn(one_grid(reader.name, **picture), kind)
-                       for kind, path in files.items()}, language)
+                       for kind, path in files.items()})
         return
     console = shell.console()
     for line in lower(one_grid(reader.name, **picture, theme=DARK, medium=TERMINAL, room=console.width)):

@@ -75,10 +75,10 @@ def _export(found: Trace, opened: dict, scale: str, dark: bool, language: str, f
         theme = DARK if dark else LIGHT
         return shell.drawn(page(found, **opened, scale=scale, theme=theme, language=language), kind)
 
-    shell.deliver({path: made(kind) for kind, path in files.items() if kind != "save"}, language)
+    shell.deliver({path: made(kind) for kind, path in files.items() if kind != "save"})
     if "save" in files:
         found.save(files["save"])
-        shell.wrote(files["save"], language)
+        shell.wrote(files["save"])
 
 
 def _json(found: Trace, opened: dict) -> str:

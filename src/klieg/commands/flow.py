@@ -34,12 +34,12 @@ def flow(
     from klieg.views.text import lower
 
     given, loaded = shell.given(text), models.load(model)
-    with counted("tokens", shell.console(error=True)) as step:
+    with counted(shell.said("tokens"), shell.console(error=True)) as step:
         found = flows.flow(loaded, given, token, without_first=without_first, name=model, progress=step)
     if files:
         numbers = (json.dumps(found.as_json(), ensure_ascii=False, indent=1) + "\n").encode()
         shell.deliver({path: numbers if kind == "json" else shell.drawn(drawn(found, language=language), kind)
-                       for kind, path in files.items()}, language)
+                       for kind, path in files.items()})
         return
     console = shell.console()
     for line in lower(drawn(found, DARK, medium=TERMINAL, room=console.width, language=language)):

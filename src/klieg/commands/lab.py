@@ -53,7 +53,7 @@ def lab(
     bodies = {"out": lambda: gallery(found, language),
               "json": lambda: json.dumps({each: {**finding.numbers, **finding.measured} for each, _, finding in found},
                                          ensure_ascii=False, indent=1) + "\n"}
-    shell.deliver({path: bodies[kind]().encode() for kind, path in files.items()}, language)
+    shell.deliver({path: bodies[kind]().encode() for kind, path in files.items()})
 
 
 def _listed(tongue: int) -> None:

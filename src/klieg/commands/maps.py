@@ -163,7 +163,7 @@ def _summary(found: Trace, out: Path, language: str) -> None:
     from klieg.views.words import say
 
     console = shell.console()
-    shell.wrote(out, language)
+    shell.wrote(out)
     console.print(written(certificate(found, language, TERMINAL), DARK, console.width))
     call, head = farthest(found)
     near = ""
@@ -192,7 +192,7 @@ def _written(json_file: Path | None, svg: Path | None, png: Path | None, numbers
     for kind, path in shell.files(json=json_file, svg=svg, png=png).items():
         text = json.dumps(numbers(), ensure_ascii=False) + "\n" if kind == "json" else ""
         bodies[path] = text.encode() if kind == "json" else shell.drawn(picture(), kind)
-    shell.deliver(bodies, language)
+    shell.deliver(bodies)
     return bool(bodies)
 
 

@@ -43,7 +43,7 @@ def export(
     """Write a model for another program."""
     from klieg.export import export as written
 
-    language = shell.language(lang)
+    shell.language(lang)
     for line in written(model, to, out, quantization):
         print(line, file=sys.stderr)
-    shell.wrote(out, language)
+    shell.wrote(out)

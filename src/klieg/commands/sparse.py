@@ -43,8 +43,7 @@ def sparse(
         numbers = {"model": trace.model, "text": trace.text, "tokens": len(trace.tokens),
                    "patterns": [each.as_json() for each in found]}
         shell.deliver({path: (json.dumps(numbers, ensure_ascii=False, indent=1) + "\n").encode() if kind == "json" else
-                       shell.drawn(views.grid(trace, found, language=language), kind) for kind, path in files.items()},
-                      language)
+                       shell.drawn(views.grid(trace, found, language=language), kind) for kind, path in files.items()})
         return
     from klieg.views.palette import DARK
     from klieg.views.picture import TERMINAL
@@ -76,5 +75,5 @@ def _read(text: str, patterns: list, model: str) -> tuple[Trace, list[Sparsity]]
     from klieg.views.progress import counted
 
     given, loaded = shell.given(text), models.load(model)
-    with counted("patterns", shell.console(error=True)) as step:
+    with counted(shell.said("patterns"), shell.console(error=True)) as step:
         return sparsity(loaded, given, patterns, name=model, progress=step)

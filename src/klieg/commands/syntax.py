@@ -35,7 +35,7 @@ def syntax(model: str, path: Path, out: Path, by: str | None, parquet: bool, lan
         out.mkdir(parents=True, exist_ok=True)
     shell.writable(out / "syntax.csv")
     try:
-        with counted("sentences", shell.console(error=True)) as step:
+        with counted(shell.said("sentences"), shell.console(error=True)) as step:
             found = read(reader, sentences, step)
         relations = found.ways()
         first = _one(relations, by)
@@ -53,7 +53,7 @@ def syntax(model: str, path: Path, out: Path, by: str | None, parquet: bool, lan
     bodies |= {out / "syntax.svg": shell.drawn(pictures[name(first, language)], "svg"),
                out / "syntax.html": ledger(found.model, lines, pictures, said, columns=[part.name for part in fields(Line)],
                                            language=language).encode()}
-    shell.deliver(bodies, language)
+    shell.deliver(bodies)
     console = shell.console()
     console.print(table(relations, language))
     for line in said:

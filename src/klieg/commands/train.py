@@ -59,7 +59,7 @@ def train(
     with group(shard) as processes:
         def say(line: str) -> None:
             if processes.rank == 0:
-                console.print(line, style="dim", soft_wrap=True)
+                console.print(shell.said(line), style="dim", soft_wrap=True)
 
         if heads is not None:
             processes.lead(partial(_scorable, heads, found.model.model_type, processes))
@@ -109,27 +109,30 @@ def _train(trainer: Trainer, console: Console, diary: Diary | None, seconds: flo
     if trainer.group.rank:
         deque(trainer.run(seconds), maxlen=0)
         return
-    for progress in watched(trainer.run(seconds), trainer.step, console):
+
+    def say(line: str) -> None:
+        console.print(shell.said(line), soft_wrap=True)
+
+    for progress in watched(trainer.run(seconds), trainer.step, console, shell.said):
         if diary is not None:
             diary.step(trainer.model, progress.step)
         if progress.validation_loss is not None:
             try:
                 _curve(trainer.curve, trainer.folder / "loss.png")
             except KliegError as e:  # a machine without fonts can still train
-                console.print(f"no picture of the loss: {e}", soft_wrap=True)
+                say(f"no picture of the loss: {e}")
     if diary is not None:
-        console.print(diary.cost, style="dim", soft_wrap=True)
+        console.print(shell.said(diary.cost), style="dim", soft_wrap=True)
     if trainer.finished and trainer.step < trainer.recipe.train.steps:
-        console.print(f"ended at step {trainer.step:,} of {trainer.recipe.train.steps:,}: the last "
-                      f"{trainer.recipe.train.patience:,} looks at the held-out texts were no better", soft_wrap=True)
+        say(f"ended at step {trainer.step:,} of {trainer.recipe.train.steps:,}: the last {trainer.recipe.train.patience:,} "
+            "looks at the held-out texts were no better")
     if not trainer.finished:
-        console.print(f"stopped at step {trainer.step:,} of {trainer.recipe.train.steps:,}; the same command goes on",
-                      soft_wrap=True)
+        say(f"stopped at step {trainer.step:,} of {trainer.recipe.train.steps:,}; the same command goes on")
     if not trainer.step:
         return
     asked = {"marian": 'translate "I love you"', "bert": 'fill "It was a [MASK] night"'}
     ask, model = asked.get(trainer.recipe.model.model_type, 'generate "Once upon a time"'), trainer.folder / "model"
-    console.print(f"the model is in {model}; try: klieg {ask} --model {model}", soft_wrap=True)
+    say(f"the model is in {model}; try: klieg {ask} --model {model}")
 
 
 def _curve(curve: list, path: Path) -> None:
@@ -151,9 +154,9 @@ def data(
     """Fetch public parallel texts and check them. Interrupt it at any time and give the same command to go on."""
     from klieg.download import download
     from klieg.views.progress import counted
-    from klieg.views.words import say
 
-    console, language = shell.console(error=True), shell.language(lang)
+    shell.language(lang)
+    console = shell.console(error=True)
     with counted(name, console) as step:
         place = download(name, out, lambda file, done, size: step(done // 2**20, size // 2**20))
-    console.print(say("fetched", language, place=place, out=out), soft_wrap=True)
+    console.print(shell.said(f"the texts are in {place}; name them by: klieg train RECIPE --data {out}"), soft_wrap=True)

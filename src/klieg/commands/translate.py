@@ -74,15 +74,15 @@ def translate(
             raise KliegError("a conversation is not written to a file; leave --output away.")
         _converse(work, language)
     elif text is not None and text != "-":
-        _deliver(iter([work.done(text.split("\n"))]), output, language)
+        _deliver(iter([work.done(text.split("\n"))]), output)
     elif given is not None:
         from klieg.views.progress import counted
-        with counted("lines", shell.console(error=True)) as step:
+        with counted(shell.said("lines"), shell.console(error=True)) as step:
             done = work.done(given, told=step)
-        _deliver(iter([done]), output, language)
+        _deliver(iter([done]), output)
     else:
         with _watched() as step:
-            _deliver(_streamed(work, _arriving(sys.stdin.buffer), step), output, language)
+            _deliver(_streamed(work, _arriving(sys.stdin.buffer), step), output)
 
 
 def evaluate(
@@ -124,7 +124,7 @@ def evaluate(
         made = {} if run is None else {"model": model, "to": to, "search": asdict(search), **run.numbers}
         said = {**asdict(scores), **made}
         bodies[json_file] = (json.dumps(said, ensure_ascii=False, indent=1) + "\n").encode()
-    shell.deliver(bodies, language)
+    shell.deliver(bodies)
     if json_file is None:
         shell.write("\n".join(_report(scores, run, language)) + "\n")
 
@@ -166,7 +166,7 @@ def align(
         reading = Reading.load(models.find(name)) or Reading.middle(translator.model)
         if layer is not None:
             reading = replace(reading, layer=layer, heads=tuple(range(translator.model.heads)))
-        with counted("sentences", shell.console(error=True)) as step:
+        with counted(shell.said("sentences"), shell.console(error=True)) as step:
             return reading, read(translator.model, translator.tokenizer, given, made, reading, language,
                                  lambda done: step(done, len(given)))
 
@@ -175,7 +175,7 @@ def align(
     backward = looked(back_model or model, targets, sources, back)[1] if both else None
     rounds = reading.rounds if rounds is None else rounds
     way = way or ("grow-diag-final" if both and not rounds else reading.way)
-    with counted("rounds", shell.console(error=True)) as step:
+    with counted(shell.said("rounds"), shell.console(error=True)) as step:
         found = joined(forward, backward, sources, targets, way, rounds, lambda done: step(done, rounds))
     score = wanted.against(found) if wanted is not None else None
     shell.write("".join(f"{pharaoh(one)}\n" for one in found))
@@ -232,7 +232,7 @@ def _sampling(sample: bool, n_best: int | None, drawn: dict) -> Sampling | None:
     return Sampling(**drawn) if sample else None
 
 
-def _deliver(parts: Iterator[list[str]], output: Path | None, language: str) -> None:
+def _deliver(parts: Iterator[list[str]], output: Path | None) -> None:
     """Each part to standard output as soon as it is there, or all of them to a file."""
     bodies = []
     for part in parts:
@@ -242,7 +242,7 @@ def _deliver(parts: Iterator[list[str]], output: Path | None, language: str) -> 
         else:
             bodies.append(text.encode())
     if output is not None:
-        shell.deliver({output: b"".join(bodies)}, language)
+        shell.deliver({output: b"".join(bodies)})
 
 
 def _lines(path: Path) -> list[str]:
@@ -257,7 +257,7 @@ def _watched() -> AbstractContextManager[Told]:
 
     if sys.stdin.isatty() or sys.stdout.isatty():
         return nullcontext(lambda done, expected: None)
-    return counted("lines", shell.console(error=True))
+    return counted(shell.said("lines"), shell.console(error=True))
 
 
 def _streamed(work: _Work, parts: Iterator[tuple[int, list[str]]], step: Told) -> Iterator[list[str]]:
@@ -316,7 +316,7 @@ def _converse(work: _Work, language: str) -> None:
         try:
             shell.write("\n".join(work.done([line], number)) + "\n")
         except KliegError as e:
-            print(f"klieg: {e}", file=sys.stderr)
+            shell.tell(str(e), language)
         number += 1
 
 
@@ -337,10 +337,10 @@ class _Run:
         from klieg.views.progress import counted
 
         console = shell.console(error=True)
-        with counted("perplexity", console) as step:
+        with counted(shell.said("perplexity"), console) as step:
             expected = perplexity(translator, sources, references, to, tokenized, step)
         start = perf_counter()
-        with counted("translating", console) as step:
+        with counted(shell.said("translating"), console) as step:
             texts = translator.translate(sources, to, search, step)
         return cls(texts, perf_counter() - start, expected)
 

@@ -67,12 +67,12 @@ def whatif(
     found = compared(loaded, given, changes, after, count, **told, name=model) if changes else None
     heads = None
     if rank:
-        with counted("heads", shell.console(error=True)) as step:
+        with counted(shell.said("heads"), shell.console(error=True)) as step:
             heads = ranked(loaded, given, after, step, **told)
     if files:
         numbers = {"model": model, **({} if found is None else found.as_json()),
                    **({} if heads is None else {"ranking": [asdict(head) for head in heads]})}
-        shell.deliver({path: _body(kind, numbers, found, language) for kind, path in files.items()}, language)
+        shell.deliver({path: _body(kind, numbers, found, language) for kind, path in files.items()})
     else:
         _show(found, heads, language)
 

@@ -128,8 +128,7 @@ def _scored(desk: Desk, name: str, score: str) -> Shown:
     found = _shown(desk.atlas(name))
     has = [each["name"] for each in found.outline()["scores"]]
     if score not in has:
-        raise KliegError(f"the atlas {name!r} has no score {score!r}. It has: {', '.join(has) or 'none'}.",
-                         zh=f"图谱 {name!r} 没有指标 {score!r}。它有的是：{'、'.join(has) or '一个也没有'}。")
+        raise KliegError(f"the atlas {name!r} has no score {score!r}. It has: {', '.join(has) or 'none'}.")
     return found
 
 

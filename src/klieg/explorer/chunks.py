@@ -47,8 +47,7 @@ class Chunks:
         check(call, head, rows, keys, SIDE)
         counts = _counts(rows, keys, bucket)
         if max(counts) > MOST:
-            raise KliegError(f"a tile has at most {MOST} buckets along a side; ask for {max(counts)} in several.",
-                             zh=f"一块地图每边最多 {MOST} 格；{max(counts)} 格请分几次取。")
+            raise KliegError(f"a tile has at most {MOST} buckets along a side; ask for {max(counts)} in several.")
         if bucket < FINE or rows[0] % SQUARE or keys[0] not in (1, keys[0] // SQUARE * SQUARE):
             return pool(call, head, rows, keys, counts)
         bands: list[list[Pooled]] = []
@@ -88,14 +87,12 @@ class Chunks:
         own = _own(call, head)
         bounds: list[list[int]] = []
         if own is None:
-            raise KliegError(f"layer {call.layer} has no pooled map; ask for tiles of it.",
-                             zh=f"第 {call.layer} 层没有汇总地图；请按块取。")
+            raise KliegError(f"layer {call.layer} has no pooled map; ask for tiles of it.")
         for (start, stop), every in ((rows, own.row_edges), (keys, own.key_edges)):
             count = len(every) - 1
             if not 0 <= start < stop <= count or stop - start > MOST:
                 raise KliegError(f"there are no buckets {start}:{stop} to be had at once; the map of layer {call.layer} has "
-                                 f"0:{count}, at most {MOST} at once.",
-                                 zh=f"取不到 {start}:{stop} 这些格；第 {call.layer} 层的地图有 0:{count}，一次最多 {MOST} 格。")
+                                 f"0:{count}, at most {MOST} at once.")
             bounds.append(every[start:stop + 1])
         here = slice(*rows), slice(*keys)
         return _without(call, head, Pooled(own.mean[here], own.max[here], *bounds), first, turn)
@@ -130,15 +127,12 @@ class Chunks:
 def check(call: Call, head: int, rows: Span, keys: Span, most: int | None) -> None:
     """KliegError if a head has no such region, or if it is larger than `most` x `most`."""
     if not 0 <= head < call.heads:
-        raise KliegError(f"there is no head {head}; layer {call.layer} has heads 0 to {call.heads - 1}.",
-                         zh=f"没有第 {head} 头；第 {call.layer} 层的头是 0 到 {call.heads - 1}。")
-    for name, named, (start, stop), count in (("rows", "行", rows, call.queries), ("keys", "键", keys, call.keys)):
+        raise KliegError(f"there is no head {head}; layer {call.layer} has heads 0 to {call.heads - 1}.")
+    for name, (start, stop), count in (("rows", rows, call.queries), ("keys", keys, call.keys)):
         if not 0 <= start < stop <= count:
-            raise KliegError(f"there are no {name} {start}:{stop}; layer {call.layer} has {name} 0:{count}.",
-                             zh=f"没有 {start}:{stop} 这些{named}；第 {call.layer} 层的{named}是 0:{count}。")
+            raise KliegError(f"there are no {name} {start}:{stop}; layer {call.layer} has {name} 0:{count}.")
         if most is not None and stop - start > most:
-            raise KliegError(f"{name} {start}:{stop} are too many at once; ask for at most {most:,}.",
-                             zh=f"{start}:{stop} 的{named}一次太多；最多取 {most:,} 个。")
+            raise KliegError(f"{name} {start}:{stop} are too many at once; ask for at most {most:,}.")
 
 
 def stored(call: Call) -> tuple[int, int] | None:

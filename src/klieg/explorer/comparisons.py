@@ -76,8 +76,7 @@ def _steps(one: Trace, token_a: int, two: Trace, token_b: int, kind: str, turn: 
     for trace in (one, two):
         count = trace.stream(_stack(kind)).final.shape[1]
         if count > MOST:
-            raise KliegError(f"a text of {count:,} tokens is too long to compare; give up to {MOST:,}.",
-                             zh=f"{count:,} 个词元的文字太长，不能比较；最多 {MOST:,} 个。")
+            raise KliegError(f"a text of {count:,} tokens is too long to compare; give up to {MOST:,}.")
     for step in similarity(one, token_a, two, token_b, _stack(kind)):
         yield step
         turn.offer()
@@ -92,9 +91,7 @@ def _like(call: Call, one: Trace, two: Trace) -> Call:
 def _side(trace: Trace, token: int, call: Call, head: int, name: Literal["A", "B"]) -> comparison.Side:
     """One side; its own last head, where it has fewer."""
     if max(call.queries, call.keys) > LONGEST:
-        raise KliegError(f"a comparison on paper has texts of up to {LONGEST:,} tokens; save shorter ones.",
-                         zh=f"存成文件的比较，每段文字最多 {LONGEST:,} 个词元；请存较短的文字。")
+        raise KliegError(f"a comparison on paper has texts of up to {LONGEST:,} tokens; save shorter ones.")
     if token >= call.queries:
-        raise KliegError(f"there is no token {token}; the text has tokens 0 to {call.queries - 1}.",
-                         zh=f"没有第 {token} 个词元；这段文字的词元是 0 到 {call.queries - 1}。")
+        raise KliegError(f"there is no token {token}; the text has tokens 0 to {call.queries - 1}.")
     return comparison.Side(trace, token, call, min(head, call.heads - 1), name)

@@ -101,8 +101,7 @@ def analysed(desk: Desk, name: str) -> corpora.Reader:
             return corpora.Reader(known.foreign, known.foreign.tokenizer, name)
         if known.own is not None and not isinstance(known.own[0], Marian):
             return corpora.Reader(known.own[0], known.own[1], name)
-    raise KliegError(f"{name!r} does not read one text by itself; choose a model that continues texts or fills gaps.",
-                     zh=f"{name!r} 不是单读一段文字的模型；请换一个会续写或会填空的模型。")
+    raise KliegError(f"{name!r} does not read one text by itself; choose a model that continues texts or fills gaps.")
 
 
 def _posed(desk: Desk, asked: Asked) -> tuple[corpora.Reader, Riddle]:
@@ -117,12 +116,10 @@ def _read(desk: Desk, trace: Trace) -> tuple[corpora.Reader, list[Place]]:
     reader = analysed(desk, trace.model)
     if len(trace.tokens) > LONGEST:
         raise KliegError(f"this text has {len(trace.tokens):,} tokens, and a pronoun is followed in up to {LONGEST:,}; take a "
-                         "shorter one.",
-                         zh=f"这段文字有 {len(trace.tokens):,} 个词元，最多只能在 {LONGEST:,} 个里追踪代词；请取一段较短的。")
+                         "shorter one.")
     ids, places = reader.placed(trace.text)
     if ids != trace.ids:
-        raise KliegError("this text was not typed but written by the model, in other tokens than its characters have; type it.",
-                         zh="这段文字是模型写出的，与照字面切分的词元不同；请把它输入一遍。")
+        raise KliegError("this text was not typed but written by the model, in other tokens than its characters have; type it.")
     return reader, places
 
 

@@ -57,15 +57,13 @@ class Desk:
     def model(self, name: str) -> Reads:
         if name not in self.models:
             has = ", ".join(self.models)
-            raise KliegError(f"this server was not started with the model {name!r}. It has: {has or 'none'}.",
-                             zh=f"启动服务器时没有给它模型 {name!r}。它有的是：{has or '一个也没有'}。")
+            raise KliegError(f"this server was not started with the model {name!r}. It has: {has or 'none'}.")
         return self.models[name]
 
     def atlas(self, name: str) -> Atlas | Syntax:
         if name not in self.atlases:
             has = ", ".join(self.atlases)
-            raise KliegError(f"this server was not started with the atlas {name!r}. It has: {has or 'none'}.",
-                             zh=f"启动服务器时没有给它图谱 {name!r}。它有的是：{has or '一份也没有'}。")
+            raise KliegError(f"this server was not started with the atlas {name!r}. It has: {has or 'none'}.")
         return self.atlases[name]
 
     def put(self, trace: Trace) -> str:
@@ -83,7 +81,7 @@ class Desk:
             return self.files[id]
         with self._lock:
             if id not in self._traces:
-                raise Closed("this text is not open any more; show it again.", zh="这段文字已经关闭；请重新查看它。")
+                raise Closed("this text is not open any more; show it again.")
             self._traces.move_to_end(id)
             return self._traces[id][0]
 

@@ -26,7 +26,7 @@ from klieg.explorer.exports import Kind, Language, drawn, file, plain, theme
 from klieg.explorer.jobs import Tell, streamed_by, worked
 from klieg.explorer.spoken import line
 from klieg.explorer.turns import Turn, Turns
-from klieg.labs import NAMES, Finding, Lab, find
+from klieg.labs import NAMES, Finding, find
 from klieg.labs.written import plain as said
 from klieg.labs.written import read
 from klieg.views import experiment
@@ -65,10 +65,9 @@ class Found:
 
     def of(self, name: str) -> Finding:
         """What a lab found; KliegError for one that was not run."""
-        lab(name)
+        find(name)
         if name not in self._found:
-            raise KliegError(f"the lab {name!r} was not run since this server was started; run it first.",
-                             zh=f"服务器启动以来还没有运行过实验 {name!r}；请先运行它。")
+            raise KliegError(f"the lab {name!r} was not run since this server was started; run it first.")
         return self._found[name][0]
 
 
@@ -86,7 +85,7 @@ def routes(desk: Desk) -> APIRouter:
     async def run(asked: Asked, request: Request) -> StreamingResponse:
         """Events "elapsed" while it runs, then one "found"."""
         name = asked.name
-        lab(name)
+        find(name)
 
         def job(turn: Turn, tell: Tell) -> None:
             if found.seconds(name) is None:
@@ -99,7 +98,7 @@ def routes(desk: Desk) -> APIRouter:
     async def picture(name: Name, kind: Kind, request: Request, lang: Language = "en", dark: bool = False) -> Response:
         """What a lab found: its charts, its numbers, or all of it as one page."""
         def job(turn: Turn) -> bytes:
-            tried, finding = lab(name), found.of(name)
+            tried, finding = find(name), found.of(name)
             if kind == "json":
                 return plain({"name": name, **said(finding)})
             if kind == "html":
@@ -109,14 +108,6 @@ def routes(desk: Desk) -> APIRouter:
         return file(await worked(request, desk.turns, job), kind)
 
     return router
-
-
-def lab(name: str) -> Lab:
-    """A lab by its name; KliegError in both languages."""
-    try:
-        return find(name)
-    except KliegError as error:
-        raise KliegError(str(error), zh=f"没有实验 {name!r}；有的是：{'、'.join(NAMES)}。") from None
 
 
 def _told(name: str) -> dict[str, Any]:
@@ -163,5 +154,4 @@ def _read(name: str, status: int, out: bytes, err: bytes) -> Finding:
             return found
     last = (err.decode("utf-8", "replace").strip().splitlines() or [f"status {status}"])[-1]
     why = "".join(c if c.isprintable() else "\ufffd" for c in last)[:300]
-    raise KliegError(f"the lab {name!r} ended before it found anything ({why}); try `klieg lab {name}`.",
-                     zh=f"实验 {name!r} 没有得出结果就结束了（{why}）；请再运行一次，或换一个实验。")
+    raise KliegError(f"the lab {name!r} ended before it found anything ({why}); try `klieg lab {name}`.")

@@ -98,9 +98,7 @@ def _page(trace: Trace, long: bool, view: str) -> bytes:
     """The whole trace as one page that needs no server."""
     if long:
         raise KliegError(f"this text has {len(trace.tokens):,} tokens; one page holds up to {LONGEST:,}. Save a picture of a "
-                         "part of it, or the trace itself with `klieg map`.",
-                         zh=f"这段文字有 {len(trace.tokens):,} 个词元，一个网页最多容纳 {LONGEST:,} 个。请保存其中一部分的图，"
-                            "或用 `klieg map` 保存整份记录。")
+                         "part of it, or the trace itself with `klieg map`.")
     return html(trace, view).encode()
 
 

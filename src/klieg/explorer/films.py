@@ -72,8 +72,7 @@ def routes(desk: Desk) -> APIRouter:
         def job(turn: Turn) -> bytes:
             traces = [desk.trace(each) for each in (id, other) if each is not None]
             if any(len(trace.tokens) > LONGEST for trace in traces):
-                raise KliegError(f"a film on paper has up to {LONGEST:,} tokens; save a shorter text.",
-                                 zh=f"存成文件的影片最多 {LONGEST:,} 个词元；请存一段较短的文字。")
+                raise KliegError(f"a film on paper has up to {LONGEST:,} tokens; save a shorter text.")
             strips = [_strip(trace, start, stop, call, head, name)
                       for trace, name in zip(traces, "AB" if other is not None else [""], strict=True)]
             if format == "json":

@@ -84,7 +84,7 @@ def routes(desk: Desk) -> APIRouter:
         def job(turn: Turn) -> bytes:
             found = kept.of(desk.trace(id), token, without_first)
             if found is None:
-                raise KliegError("this flow was not computed yet; compute it first.", zh="还没有算出这个流向；请先计算。")
+                raise KliegError("this flow was not computed yet; compute it first.")
             if format == "json":
                 return plain(found.as_json())
             return drawn(picture_of(found, theme(dark), language=lang), format)
@@ -99,12 +99,10 @@ def _computed(desk: Desk, trace: Trace, asked: Asked, turn: Turn, tell: Tell) ->
     reader = desk.model(trace.model)
     if not isinstance(reader, Reader) or reader.own is None or not isinstance(reader.own[0], Decoder):
         raise KliegError(f"{trace.model!r} is no decoder of Klieg's own, and only in one does all flow to the last token; "
-                         "choose another model.",
-                         zh=f"{trace.model!r} 不是 Klieg 自己的解码器，而只有在解码器里一切才流向末词；请换一个模型。")
+                         "choose another model.")
     if len(trace.tokens) > LONGEST:
         raise KliegError(f"this text has {len(trace.tokens):,} tokens, and flows are followed through up to {LONGEST:,}; "
-                         "take a shorter one.",
-                         zh=f"这段文字有 {len(trace.tokens):,} 个词元，最多只能追踪 {LONGEST:,} 个；请取一段较短的。")
+                         "take a shorter one.")
 
     def step(done: int, expected: int) -> None:
         tell("progress", {"done": done, "expected": expected})

@@ -63,8 +63,7 @@ def routes(desk: Desk) -> APIRouter:
     async def go_through(asked: Wanted, request: Request) -> StreamingResponse:
         """Events "progress" while sentences are read, then one "found"."""
         if not there()["there"]:
-            raise KliegError(f"{FILE} is not there; set KLIEG_DATA to the folder of public texts and start the server again.",
-                             zh=f"没有 {FILE}；请把公开文本的文件夹告诉服务器，再重新启动它。")
+            raise KliegError(f"{FILE} is not there; set KLIEG_DATA to the folder of public texts and start the server again.")
 
         def job(turn: Turn, tell: Tell) -> None:
             def step(done: int, expected: int) -> None:
@@ -84,8 +83,7 @@ def routes(desk: Desk) -> APIRouter:
         """What was found over BLiMP, as `klieg grammar` draws it; or its numbers."""
         def job(turn: Turn) -> bytes:
             if (known := found.get((model, pairs))) is None:
-                raise KliegError(f"BLiMP was not gone through with {model!r} since this server was started; do that first.",
-                                 zh=f"服务器启动以来还没有用 {model!r} 做过 BLiMP；请先做一遍。")
+                raise KliegError(f"BLiMP was not gone through with {model!r} since this server was started; do that first.")
             if format == "json":
                 return plain(known.as_json())
             return drawn(views.picture(known.model, known.total, known.phenomena, theme(dark), language=lang), format)
@@ -99,8 +97,7 @@ def _scorer(desk: Desk, name: str) -> Scorer:
     """A model of the desk as one that says how likely a text is."""
     reader = analysed(desk, name)
     if not continues(reader.model):
-        raise KliegError(f"{name!r} is an encoder and gives no probability to a text; choose a model that continues texts.",
-                         zh=f"{name!r} 是编码器，不给整段文字概率；请换一个会续写的模型。")
+        raise KliegError(f"{name!r} is an encoder and gives no probability to a text; choose a model that continues texts.")
     return Scorer.of(reader)
 
 

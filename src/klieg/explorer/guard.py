@@ -95,8 +95,7 @@ class Guard:
         length = Headers(scope=scope).get("content-length", "")
         body = await _body(receive) if not length.isdecimal() or int(length[:20]) <= BODY else None
         if body is None:
-            said = KliegError(f"the text is longer than {BODY:,} bytes; shorten it.",
-                              zh=f"这段文字超过 {BODY:,} 字节；请缩短它。")
+            said = KliegError(f"the text is longer than {BODY:,} bytes; shorten it.")
             return _no(413, scope, said)
         await self.app(scope, _again(body, receive), send)
         return None
@@ -105,10 +104,9 @@ class Guard:
         """Why a request is not answered, or None."""
         headers, hosts = Headers(scope=scope), self._hosts | self._with_port(*_reached(scope))
         if [host.lower() in hosts for host in headers.getlist("host")] != [True]:
-            return _no(403, scope, KliegError("this server answers only to its own address.",
-                                              zh="这台服务器只应答它自己的地址。"))
+            return _no(403, scope, KliegError("this server answers only to its own address."))
         origins = {f"http://{host}" for host in hosts}
-        foreign = KliegError("this server answers only its own page.", zh="这台服务器只应答它自己的页面。")
+        foreign = KliegError("this server answers only its own page.")
         if not all(origin.lower() in origins for origin in headers.getlist("origin")):
             return _no(403, scope, foreign)
         # A link may lead here from anywhere; nothing else that a browser does for another page is answered.
@@ -117,7 +115,7 @@ class Guard:
             return _no(403, scope, foreign)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["method"] == "POST" and kind != "application/json":  # what a foreign form cannot send
-            return _no(415, scope, KliegError("send JSON.", zh="请发送 JSON。"))
+            return _no(415, scope, KliegError("send JSON."))
         return None
 
     def unlocked(self, scope: Scope) -> Response | None:
@@ -134,8 +132,7 @@ class Guard:
             return answer
         found = self.key.change(tokens[0]) if tokens else None
         if found is None:
-            return _no(401, scope, KliegError("open the address that klieg serve printed last; it lets one browser in.",
-                                              zh="请打开 `klieg serve` 最后打印的地址；它让一个浏览器进来。"))
+            return _no(401, scope, KliegError("open the address that klieg serve printed last; it lets one browser in."))
         # Lax: a link to a view opens it, wherever the link stands; what else another page sends has no cookie.
         answer.set_cookie(self.cookie, found, httponly=True, samesite="lax")
         return answer
@@ -189,8 +186,7 @@ def _failure(error: Exception) -> KliegError:
     places = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
     said = "".join(c if c.isprintable() else "\ufffd" for c in first_line(error))
-    return KliegError(f"Klieg failed at this, which is a mistake in it: {type(error).__name__}: {said[:300]}{where}",
-                      zh=f"Klieg 自己在这里出了错：{type(error).__name__}：{said[:300]}{where}")
+    return KliegError(f"Klieg failed at this, which is a mistake in it: {type(error).__name__}: {said[:300]}{where}")
 
 
 def _no(status: int, scope: Scope, error: KliegError) -> Response:

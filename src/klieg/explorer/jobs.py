@@ -43,8 +43,7 @@ def in_turn(turns: Turns, gone: threading.Event, job: Callable[[Turn], T], threa
         except (MemoryError, RuntimeError) as e:
             if not isinstance(e, MemoryError) and not ("memory" in str(e) and "alloc" in str(e)):  # torch has no other sign
                 raise
-            raise KliegError("this machine has not enough memory for that; shorten the text.",
-                             zh="这台机器的内存不够；请缩短文字。") from None
+            raise KliegError("this machine has not enough memory for that; shorten the text.") from None
 
 
 async def streamed(request: Request, turns: Turns, job: Callable[[Turn], Iterator[Event]],

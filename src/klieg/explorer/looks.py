@@ -39,8 +39,7 @@ def call_of(trace: Trace, index: int) -> Call:
     """The call at a place of the outline."""
     calls = wire.shown(trace)
     if index >= len(calls):
-        raise KliegError(f"there is no call {index}; the text has calls 0 to {len(calls) - 1}.",
-                         zh=f"没有第 {index} 次注意力计算；这段文字的是 0 到 {len(calls) - 1}。")
+        raise KliegError(f"there is no call {index}; the text has calls 0 to {len(calls) - 1}.")
     return calls[index]
 
 

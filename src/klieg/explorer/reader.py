@@ -68,8 +68,7 @@ class Reader:
         """
         if self.own is None:
             if to is not None:
-                raise KliegError(f"{self.name!r} is no translator; leave the language away.",
-                                 zh=f"{self.name!r} 不是翻译模型；请不要指定语言。")
+                raise KliegError(f"{self.name!r} is no translator; leave the language away.")
             return self._watched(text, written or [], turn)
         from klieg.seq2seq import Marian
         from klieg.watch import trace

@@ -75,7 +75,7 @@ def routes(desk: Desk) -> APIRouter:
         def job(turn: Turn) -> bytes:
             if (known := found.get((name, model))) is None:
                 raise KliegError(f"the set {name!r} was not gone through with {model!r} since this server was started; do that "
-                                 "first.", zh=f"服务器启动以来还没有用 {model!r} 做过题集 {name!r}；请先做一遍。")
+                                 "first.")
             return plain(known.as_json()) if format == "json" else drawn(set_grid(known, theme(dark), language=lang), format)
 
         return file(await worked(request, desk.turns, job), format)
@@ -110,9 +110,8 @@ def _there(name: str) -> bool:
 def _folder(name: str) -> Folder:
     """The folder of public texts; KliegError for a set that is none, and for one that is not there."""
     if name not in SETS:
-        raise KliegError(f"there is no set {name!r}; there are {', '.join(SETS)}.",
-                         zh=f"没有题集 {name!r}；有的是：{'、'.join(SETS)}。")
+        raise KliegError(f"there is no set {name!r}; there are {', '.join(SETS)}.")
     if not _there(name):
         raise KliegError(f"the texts of {name!r} are not there; set KLIEG_DATA to their folder and start the server "
-                         "again.", zh=f"没有题集 {name!r} 的文本；请把公开文本的文件夹告诉服务器，再重新启动它。")
+                         "again.")
     return data_folder()

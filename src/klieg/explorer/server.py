@@ -25,8 +25,7 @@ try:
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 except ImportError:
-    raise KliegError("the Explorer needs FastAPI and uvicorn; install them with `pip install 'klieg[serve]'`.",
-                     zh="Klieg 的页面需要 FastAPI 和 uvicorn；请用 `pip install 'klieg[serve]'` 安装。") from None
+    raise KliegError("the Explorer needs FastAPI and uvicorn; install them with `pip install 'klieg[serve]'`.") from None
 
 from klieg.explorer import (
     atlases,
@@ -97,20 +96,19 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(Gone)
     async def gone(request: Request, error: Gone) -> Response:
-        return refused(499, spoken.line(KliegError("the page was closed.", zh="页面已经关闭。"), request))
+        return refused(499, spoken.line(KliegError("the page was closed."), request))
 
     @app.exception_handler(RequestValidationError)
     async def unfit(request: Request, error: RequestValidationError) -> Response:
         fault = error.errors()[0]
         if fault["type"] == "json_invalid":
-            said = KliegError("the request is no JSON.", zh="请求不是 JSON；请刷新本页再试。")
+            said = KliegError("the request is no JSON.")
             return refused(422, spoken.line(said, request))
         return refused(422, spoken.unfit(".".join(str(part) for part in fault["loc"][1:]), fault, request.headers))
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        zh = {404: "没有这个地址；请刷新本页。", 405: "这个地址不这样询问；请刷新本页。"}.get(error.status_code)
-        answer = refused(error.status_code, spoken.line(KliegError(f"{error.detail}.", zh=zh), request))
+        answer = refused(error.status_code, spoken.line(KliegError(f"{error.detail}."), request))
         answer.headers.update(error.headers or {})
         return answer
 
@@ -152,7 +150,7 @@ def _names(host: str) -> list[str]:
 def _listen(port: int, host: str = HOST) -> socket.socket:
     """A socket, bound before anything is said, so that the page is there when it is opened."""
     if not 0 <= port <= 65535:
-        raise KliegError(f"port {port} is not between 0 and 65535.", zh=f"端口 {port} 不在 0 到 65535 之间；请换一个。")
+        raise KliegError(f"port {port} is not between 0 and 65535.")
     try:
         kind, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
@@ -170,12 +168,9 @@ def _listen(port: int, host: str = HOST) -> socket.socket:
         denied = isinstance(e, PermissionError)
         other = port + 1 if 1024 <= port < 65535 else 8137
         raise KliegError(f"port {port} {'needs an administrator' if denied else 'is in use'}; name another one, for example "
-                         f"--port {other}.",
-                         zh=f"端口 {port} {'需要管理员权限' if denied else '已被占用'}；请换一个，例如 "
-                            f"--port {other}。") from None
+                         f"--port {other}.") from None
     return listener
 
 
 def _elsewhere(host: str) -> KliegError:
-    return KliegError(f"{host!r} is no address of this machine; name one of its own, 0.0.0.0 for all, or leave --host away.",
-                      zh=f"{host!r} 不是这台机器的地址；请写它自己的一个，写 0.0.0.0 则是全部，也可以不写 --host。")
+    return KliegError(f"{host!r} is no address of this machine; name one of its own, 0.0.0.0 for all, or leave --host away.")

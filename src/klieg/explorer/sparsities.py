@@ -133,8 +133,7 @@ def _short(trace: Trace) -> Trace:
     """A trace whose maps can be gone through while somebody waits."""
     longest = max(max(call.queries, call.keys) for call in trace.calls)
     if longest > LONGEST:
-        raise KliegError(f"this text has {longest:,} tokens, and patterns are tried on up to {LONGEST:,}; take a shorter one.",
-                         zh=f"这段文字有 {longest:,} 个词元，最多只能对 {LONGEST:,} 个词元试用模式；请取一段较短的。")
+        raise KliegError(f"this text has {longest:,} tokens, and patterns are tried on up to {LONGEST:,}; take a shorter one.")
     return trace
 
 
@@ -143,8 +142,7 @@ def _applied(desk: Desk, trace: Trace, pattern: Pattern) -> tuple[Applied | None
     try:
         reader = desk.model(trace.model)
         if not isinstance(reader, Reader) or reader.own is None:
-            raise KliegError(f"{trace.model!r} is no model of Klieg's own, and its attention cannot be changed exactly.",
-                             zh=f"{trace.model!r} 不是 Klieg 自己的模型，它的注意力不能精确地改变。")
+            raise KliegError(f"{trace.model!r} is no model of Klieg's own, and its attention cannot be changed exactly.")
         return applied(reader.own, trace, pattern, BEST, name=trace.model), None
     except KliegError as error:
         return None, error

@@ -1,7 +1,7 @@
 """In which language a refusal is said: that of the page which asks, or of the browser where no page asks.
 
-Whatever the Explorer itself refuses has its line in both languages. What is refused deeper in Klieg may have it in
-English only; then a Chinese sentence before it says what came to nothing and what helps.
+What Klieg refuses has its line in both languages. What another library says of it may have it in English only; then a
+Chinese sentence before it says what came to nothing and what helps.
 """
 
 from __future__ import annotations

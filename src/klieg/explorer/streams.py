@@ -28,8 +28,7 @@ def routes(desk: Desk) -> APIRouter:
         trace = desk.trace(id)
         queries = trace[layer, kind].queries
         if max(row) >= queries:
-            raise KliegError(f"there is no token {max(row)}; the text has tokens 0 to {queries - 1}.",
-                             zh=f"没有第 {max(row)} 个词元；这段文字的词元是 0 到 {queries - 1}。")
+            raise KliegError(f"there is no token {max(row)}; the text has tokens 0 to {queries - 1}.")
         body, tensors = wire.stream(trace, kind, layer)
         return packed(body, {name: x[row] for name, x in tensors.items()})
 

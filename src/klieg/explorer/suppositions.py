@@ -113,13 +113,11 @@ def routes(desk: Desk) -> APIRouter:
 def _supposed(findings: Findings, trace: Trace, after: int | None, call: int | None, head: int) -> supposition.Supposition:
     """What is known of a trace, with the map of one of its heads."""
     if max(max(each.queries, each.keys) for each in trace.calls) > LONGEST:
-        raise KliegError(f"what is saved has texts of up to {LONGEST:,} tokens; take a shorter one.",
-                         zh=f"能存成文件的文字最多 {LONGEST:,} 个词元；请取一段较短的。")
+        raise KliegError(f"what is saved has texts of up to {LONGEST:,} tokens; take a shorter one.")
     at = call_of(trace, call) if call is not None else trace.stack[0]
     check(at, head, (0, at.queries), (0, at.keys), None)
     if after is not None and after >= len(trace.tokens):
-        raise KliegError(f"there is no token {after}; the text has tokens 0 to {len(trace.tokens) - 1}.",
-                         zh=f"没有第 {after} 个词元；这段文字的词元是 0 到 {len(trace.tokens) - 1}。")
+        raise KliegError(f"there is no token {after}; the text has tokens 0 to {len(trace.tokens) - 1}.")
     before, found, ranked = findings.of(trace, after)
     return supposition.Supposition(before, found, ranked, at.layer, head, at.kind, after)
 
@@ -127,8 +125,7 @@ def _supposed(findings: Findings, trace: Trace, after: int | None, call: int | N
 def _asked(desk: Desk, asked: Text) -> tuple[str, Reader, Trace | None]:
     """The text, who reads it, and the open trace if it is that of one."""
     if (asked.id is None) == (asked.text is None or asked.model is None):
-        raise KliegError("the request names neither one open text nor one text and its model; name one of both.",
-                         zh="请求里要么写一段打开着的文字，要么写一段文字和它的模型；请二者取一。")
+        raise KliegError("the request names neither one open text nor one text and its model; name one of both.")
     if asked.id is None:
         assert asked.text is not None and asked.model is not None
         open, text, name = None, asked.text, asked.model
@@ -137,8 +134,7 @@ def _asked(desk: Desk, asked: Text) -> tuple[str, Reader, Trace | None]:
         text, name = open.text if open.source is None else open.source.text, open.model
     reader = desk.model(name)
     if not isinstance(reader, Reader):
-        raise KliegError(f"{name!r} is no model that can run again with changes; choose another one.",
-                         zh=f"{name!r} 不能改变之后再跑一遍；请换一个模型。")
+        raise KliegError(f"{name!r} is no model that can run again with changes; choose another one.")
     return text, reader, open
 
 

@@ -96,8 +96,7 @@ class Turns:
                 self._busy = True
                 return
             if len(self._queue) >= self._most and not again:
-                raise Busy("too many wait for this server already; try again in a moment.",
-                           zh="已经有太多人在等这台服务器；请稍后再试。")
+                raise Busy("too many wait for this server already; try again in a moment.")
             mine = threading.Event()
             self._queue.append(mine)
         while not mine.wait(LOOK):

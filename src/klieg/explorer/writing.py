@@ -81,8 +81,7 @@ def own(model: Model, tokenizer: Tokenizer, text: str, to: str | None, written: 
         count = min(count, model.positions - len(ids))
         step = _going_on(model, len(ids) + count)
     else:
-        raise KliegError("this model is an encoder: it reads a whole text at once and writes none, so it has no film.",
-                         zh="这是一个编码器：它一次读完全文，不写字，所以没有影片；请换一个会写的模型。")
+        raise KliegError("this model is an encoder: it reads a whole text at once and writes none, so it has no film.")
     return Pen(ids, step, 0 if written and written[-1] == tokenizer.eos else count, {tokenizer.eos}, tokenizer.labels)
 
 
@@ -122,8 +121,7 @@ def _translating(model: Marian, source: list[int], capacity: int) -> Step:
 def _caching(found: Foreign) -> Step:
     model, name = found.model, found.name
     if not model.can_generate():
-        raise KliegError(f"{name!r} reads a whole text at once and writes none, so it has no film.",
-                         zh=f"{name!r} 一次读完全文，不写字，所以没有影片；请换一个会写的模型。")
+        raise KliegError(f"{name!r} reads a whole text at once and writes none, so it has no film.")
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     read, cache = 0, None
 
@@ -134,8 +132,7 @@ def _caching(found: Foreign) -> Step:
                       use_cache=True, **last)
         cache = getattr(given, "past_key_values", None)
         if cache is None:
-            raise KliegError(f"{name!r} keeps no keys and values between its steps, so it has no film.",
-                             zh=f"{name!r} 写字时不保留前面的键与值，所以没有影片；请换一个模型。")
+            raise KliegError(f"{name!r} keeps no keys and values between its steps, so it has no film.")
         return given.logits[:, -1]
 
     return step

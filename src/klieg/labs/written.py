@@ -26,15 +26,15 @@ def plain(found: Finding) -> dict[str, Any]:
 
 
 def refusal(error: KliegError) -> str:
-    """One line too, in both languages as far as it has them."""
-    return json.dumps({"error": str(error), "zh": error.zh}, ensure_ascii=False)
+    """One line too."""
+    return json.dumps({"error": str(error)}, ensure_ascii=False)
 
 
 def read(line: str) -> Finding:
     """What was written; a refusal is raised."""
     said = json.loads(line)
     if "error" in said:
-        raise KliegError(said["error"], zh=said["zh"])
+        raise KliegError(said["error"])
     charts = [{**chart, "series": {tuple(one["name"]): one["values"] for one in chart["series"]}} for chart in said["charts"]]
     return Finding(**{**_paired(said), "charts": tuple(Chart(**_paired(chart)) for chart in charts)})
 

@@ -25,21 +25,21 @@ S = TypeVar("S", bound=Step)
 LINE_EVERY = 50  # steps between lines where there is no terminal
 
 
-def watched(run: Iterable[S], start: int, console: Console) -> Iterator[S]:
-    """Yields the steps and shows them as they come; `start` is the step the run goes on from."""
+def watched(run: Iterable[S], start: int, console: Console, say: Callable[[str], str] = str) -> Iterator[S]:
+    """Yields the steps and shows them as they come, as `say` has it; `start` is the step the run goes on from."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = None
         for step in run:
             if task is None:
-                task = bar.add_task("training", total=step.steps, completed=start)
-            said = f"loss {step.loss:.3f} · {step.tokens_per_second:,.0f} tokens/s"
-            said += "" if step.utilization is None else f" · MFU {step.utilization:.1%}"
-            bar.update(task, completed=step.step, description=said)
+                task = bar.add_task(say("training"), total=step.steps, completed=start)
+            said = (f"loss {step.loss:.3f} · {step.tokens_per_second:,.0f} tokens/s"
+                    f"{'' if step.utilization is None else f' · MFU {step.utilization:.1%}'}")
+            bar.update(task, completed=step.step, description=say(said))
             if step.validation_loss is not None:
-                console.print(f"step {step.step}: validation loss {step.validation_loss:.4f}, training {said}")
+                console.print(say(f"step {step.step}: validation loss {step.validation_loss:.4f}, training {said}"))
             elif not console.is_terminal and step.step % LINE_EVERY == 0:
-                console.print(f"step {step.step}/{step.steps}: {said}")
+                console.print(say(f"step {step.step}/{step.steps}: {said}"))
             yield step
 
 

@@ -80,8 +80,7 @@ def head(call: Call, head: int) -> dict[str, Tensor]:
     before rotation, bias (i, j), and `table.r`, the table of the mask's r-th rule."""
     call.need("q", "k")
     if not 0 <= head < call.heads:
-        raise KliegError(f"there is no head {head}; layer {call.layer} has heads 0 to {call.heads - 1}.",
-                         zh=f"没有第 {head} 头；第 {call.layer} 层的头是 0 到 {call.heads - 1}。")
+        raise KliegError(f"there is no head {head}; layer {call.layer} has heads 0 to {call.heads - 1}.")
     found = _tensors(call)
     group = call.group(head)
     place = {**dict.fromkeys(("lse", *_OF_QUERIES), head), **dict.fromkeys(_OF_KEYS, group)}

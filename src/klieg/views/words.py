@@ -211,9 +211,6 @@ WORDS: dict[str, tuple[str, str]] = {
                      "ratios taken in turns.",
                      "与 torch 的 scaled_dot_product_attention 单独运行（什么都不保留）的时间之比；"
                      "因果遮盖，{type}，交替运行，取比值的中位数。"),
-    "wrote": ("wrote {path}", "已写入 {path}"),
-    "fetched": ("the texts are in {place}; name them by: klieg train RECIPE --data {out}",
-                "文本在 {place}；训练时这样指明：klieg train 配方 --data {out}"),
     "model name": ("name", "名字"),
     "model shape": ("shape", "结构"),
     "model layers": ("layers", "层"),

@@ -200,9 +200,7 @@ class Watched:
         done, kept = self._now.calls - 1, str(self.kept).splitlines()[0]
         return KliegError(
             f"watching ran out of memory after {done} calls of attention ({why}); kept until then: {kept}. The model's own run "
-            "is complete. Watch fewer layers (layers=), keep less (keep_qk=, budget=), or leave top and map away.",
-            zh=f"观看到第 {done} 次注意力之后内存不够了（{why}）；此前保留的：{kept}。模型自己的运行不受影响。"
-               "请少看几层（layers=）、少保留一些（keep_qk=、budget=），或者不要 top 和 map。")
+            "is complete. Watch fewer layers (layers=), keep less (keep_qk=, budget=), or leave top and map away.")
 
     def _hear(self, call: Heard) -> None:
         again = self._again(call)

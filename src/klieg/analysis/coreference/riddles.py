@@ -151,14 +151,12 @@ def marked(text: str, pronoun: Place, candidates: Sequence[Place], right: int = 
     """A riddle of one's own by its places; `right` is the right one of the candidates. KliegError for places that are none."""
     if len(set(candidates)) < 2 or not 0 <= right < len(candidates):
         raise KliegError("a riddle has at least two candidates, one of which is right; choose words that the pronoun may stand "
-                         "for.",
-                         zh="至少要有两个候选词，其中一个是正确的；请选出代词可能指代的词。")
+                         "for.")
     for start, end in (pronoun, *candidates):
         if not 0 <= start < end <= len(text) or not text[start:end].strip():
-            raise KliegError(f"there are no words at {start} to {end} of a text of {len(text):,} characters; choose others.",
-                             zh=f"{len(text):,} 个字符的文字里，{start} 到 {end} 处没有词；请在文字里选词。")
+            raise KliegError(f"there are no words at {start} to {end} of a text of {len(text):,} characters; choose others.")
     if not apart([pronoun, *candidates]):
-        raise KliegError("the candidates share words; choose such that stand apart.", zh="候选词互相重叠；请选不重叠的词。")
+        raise KliegError("the candidates share words; choose such that stand apart.")
     return _riddle(text, pronoun, [(place, n == right) for n, place in enumerate(candidates)], "")
 
 
