@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +15,9 @@ from rich.cells import cell_len
 from test_cli import run
 
 from klieg import cli
-from klieg.commands import help
+from klieg.chinese import catalogue
 
-SAID: dict[str, str] = json.loads(Path(help.__file__).with_name("help.zh.json").read_text("utf-8"))
+SAID = catalogue()["help"]
 TEXTS = {english: chinese for english, chinese in SAID.items() if re.search(r"\w\.$", english)}
 EITHER = {"0,5,...", "all|none|0,5,..."}        # names that are the same in both languages
 HAN = "[\u4e00-\u9fff]"

@@ -100,7 +100,7 @@ def asked() -> str:
     """The language of the command, also where its options were not read, as where it is misspelt, or has no --lang: its last
     --lang, if that is a language, else what the system speaks."""
     words = sys.argv[1:]
-    given = [word.partition("=")[2] or after for word, after in zip(words, [*words[1:], ""], strict=True)
+    given = [word.partition("=")[2] or after for word, after in zip(words, [*words[1:], ""], strict=False)
              if word.partition("=")[0] == "--lang"]
     return given[-1] if given and given[-1] in LANGUAGES else language(None)
 

@@ -1,20 +1,15 @@
 """The help of every command in Chinese.
 
-The English stands in the commands, beside what it explains. The Chinese stands in help.zh.json, by the English paragraph,
-and page.py lays it out. A paragraph that has no Chinese yet stays English, and tests/test_help.py names it.
+The English stands in the commands, beside what it explains. The Chinese stands in chinese/help.toml, by the English
+paragraph, and page.py lays it out. A paragraph that has no Chinese yet stays English, and tests/test_help.py names it.
 """
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from pathlib import Path
-
 import typer
 
+from klieg.chinese import catalogue
 from klieg.commands.page import Page
-
-FILE = Path(__file__).with_name("help.zh.json")
 
 
 class Context(typer.Context):
@@ -43,15 +38,9 @@ def chinese(command: typer.core.TyperCommand | typer.core.TyperGroup) -> typer.c
 
 def text(english: str) -> str:
     """Paragraphs, each in Chinese."""
-    return "\n\n".join(_said().get(paragraph, paragraph) for paragraph in paragraphs(english))
+    return "\n\n".join(catalogue()["help"].get(paragraph, paragraph) for paragraph in paragraphs(english))
 
 
 def paragraphs(english: str) -> list[str]:
-    """The paragraphs of a text, each in one line, as help.zh.json has them."""
+    """The paragraphs of a text, each in one line, as the catalogue has them."""
     return [" ".join(paragraph.split()) for paragraph in english.split("\n\n")]
-
-
-@cache
-def _said() -> dict[str, str]:
-    """English paragraphs and their Chinese."""
-    return json.loads(FILE.read_text("utf-8"))
