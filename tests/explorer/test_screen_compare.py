@@ -37,6 +37,12 @@ def values(page, selector: str) -> list[float]:
     return [float(x) for x in page.eval_on_selector_all(selector, "found => found.map(e => e.value)")]
 
 
+def both_maps(page) -> bool:
+    """Whether two maps are drawn, and no third; they come by questions of their own, after the words are there."""
+    page.locator(".map canvas").nth(1).wait_for()
+    return page.locator(".map canvas").count() == 2
+
+
 def address(page) -> dict[str, str]:
     return {name: found[0] for name, found in parse_qs(page.evaluate("location.hash.slice(1)")).items()}
 
@@ -116,7 +122,8 @@ def test_two_models_have_no_similarity_and_all_else(page, served) -> None:
     opened(page, served, "compare.model=another", ("random", "another"))
     page.wait_for_selector(".why")
     assert "two models have no vector space in common" in page.inner_text(".why")
-    assert page.locator("data.cosine").count() == 0 and page.locator(".map canvas").count() == 2
+    assert both_maps(page) and page.locator("data.cosine").count() == 0
+    page.locator("tbody data.b").first.wait_for()
     assert "looks most at" in page.inner_text(".sentence") and page.locator("tbody data.b").count() >= 5
     assert page.locator("#compare-b [role=option]").count() == 5   # the same text
 
@@ -124,7 +131,7 @@ def test_two_models_have_no_similarity_and_all_else(page, served) -> None:
 def test_what_cannot_be_compared_says_why(page, served) -> None:
     opened(page, served, f"compare.text={quote(B)}", make=Maker)
     page.wait_for_selector(".why")
-    assert "was not kept" in page.inner_text(".why") and page.locator(".map canvas").count() == 2
+    assert "was not kept" in page.inner_text(".why") and both_maps(page)
 
 
 def test_a_second_text_that_cannot_be_read_says_why(page, served) -> None:
@@ -162,4 +169,4 @@ def test_a_file_without_streams_says_so(page, tmp_path: Path) -> None:
     (tmp_path / "trace.html").write_text(html(trace), "utf-8")
     page.goto(f"file://{tmp_path}/trace.html#screen=compare&lang=en")
     page.wait_for_selector(".why")
-    assert "was not kept" in page.inner_text(".why") and page.locator(".map canvas").count() == 2
+    assert "was not kept" in page.inner_text(".why") and both_maps(page)
