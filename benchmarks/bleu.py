@@ -47,6 +47,11 @@ def test_sets(corpus: str, source: str, target: str, data: str | None) -> dict[s
                              (source, target)), strict=True))}
 
 
+def mark(translator: Translator, target: str) -> str | None:
+    """The language a translator of several is told; one of a single language is told none."""
+    return target if translator.languages else None
+
+
 def chosen(pair: str, models: list[str], beam: int, data: str | None) -> Search:
     """The search whose mean BLEU over the models is best on Multi30k's validation part."""
     source, target = pair.split("-")
@@ -56,8 +61,8 @@ def chosen(pair: str, models: list[str], beam: int, data: str | None) -> Search:
     for alpha in ALPHAS:
         search = Search(beam=beam, alpha=alpha)
         found[search] = statistics.mean(
-            score(translator.translate([s for s, _ in pairs], None, search), [t for _, t in pairs], target, tokenized=True).bleu
-            for translator in translators)
+            score(translator.translate([s for s, _ in pairs], mark(translator, target), search), [t for _, t in pairs], target,
+                  tokenized=True).bleu for translator in translators)
         print(f"validation, length penalty {alpha:g}: BLEU {found[search]:.2f}", file=sys.stderr)
     return max(found, key=found.__getitem__)
 
@@ -71,7 +76,7 @@ def table(corpus: str, pair: str, models: list[str], search: Search, data: str |
         for model in models:
             translator = Translator.load(model)
             started = time.perf_counter()
-            hypotheses = translator.translate([s for s, _ in pairs], target if translator.languages else None, search)
+            hypotheses = translator.translate([s for s, _ in pairs], mark(translator, target), search)
             times.append(time.perf_counter() - started)
             found.append(score(hypotheses, [t for _, t in pairs], target, tokenized=corpus == "multi30k"))
         each = f" ({', '.join(f'{s.bleu:.2f}' for s in found)})" if len(found) > 1 else ""

@@ -229,6 +229,10 @@ def _started(raw: dict, where: str) -> Config:
     start = raw["start"]
     if not isinstance(start, str):
         raise KliegError(f"{where}: start is {start!r}; it is the name or the folder of a model.")
+    parts = Path(start).parts
+    if len(parts) > 1 and parts[0] == "runs" and not Path(start).is_dir():
+        raise KliegError(f"{where}: the model to start from, {start}, is not here; "
+                         f"run the recipe that makes it, {parts[1]}, first.")
     folder = find(start)
     config = parse_config(read_config(folder), str(folder / "config.json"))
     dropouts = [f.name for f in fields(config) if f.name.endswith("dropout")]
