@@ -48,6 +48,17 @@ def test_the_paper_s_models_have_its_size_and_its_schedule(name: str, published:
     assert train.batch_tokens * train.accumulate == 25_000
 
 
+@pytest.mark.parametrize(("limit", "free"), [("1000000", 800_000), ("max", None)])
+def test_files_that_were_read_take_no_room_in_a_container(limit: str, free: int | None, tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(estimate, "CONTAINER", tmp_path)
+    for name, said in (("max", limit), ("current", "900000"), ("stat", "anon 150000\nfile 750000\ninactive_file 700000")):
+        (tmp_path / f"memory.{name}").write_text(said + "\n", "utf-8")
+    room = estimate._room(torch.device("cpu"))
+    assert room == free if free else room > 1e7
+
+
 def test_bytes_are_counted_and_grow_with_the_texts(tmp_path: Path) -> None:
     recipe = read(write_translation(tmp_path, batch_tokens=4000))
     found, twice = estimated(recipe), estimated(replace(recipe, train=replace(recipe.train, batch_tokens=8000)))

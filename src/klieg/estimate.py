@@ -33,6 +33,7 @@ LIBRARIES = 1e8        # bytes that torch's libraries take when they are first u
 BACK = 1.5             # of what is kept: the way back has gradients of its own, and memory has gaps (measured, two recipes)
 SHAPES = 1.2e9         # bytes of what oneDNN keeps for sentences of many shapes in bfloat16 (measured, two recipes)
 COUNTED = 2**14        # tokens of a part beyond which no more are counted
+CONTAINER = Path("/sys/fs/cgroup")      # where a container says how much memory it may have
 TURNS = 3              # parts that are timed, unless one takes more than a second
 
 
@@ -176,8 +177,9 @@ def _room(device: torch.device) -> float | None:
     try:
         said = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("utf-8").splitlines())
         free.append(1024 * int(said["MemAvailable"].split()[0]))
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text("utf-8").strip() for name in ("max", "current"))
-        free.append(int(limit) - int(used))
+        limit, used, parts = ((CONTAINER / f"memory.{name}").read_text("utf-8") for name in ("max", "current", "stat"))
+        # What was read from files counts as used, and is given up where memory is wanted.
+        free.append(int(limit) - int(used) + int(dict(line.split() for line in parts.splitlines())["inactive_file"]))
     except (OSError, ValueError, KeyError):  # another system, or no limit but the machine's own
         pass
     return min(free) / int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if free else None
