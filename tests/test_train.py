@@ -306,6 +306,11 @@ def test_a_folder_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
         Trainer(read(write_recipe(tmp_path, seed=9)), tmp_path / "run")
 
 
+def test_the_largest_seed_that_a_recipe_may_have_trains(tmp_path: Path) -> None:
+    trainer = Trainer(read(write_translation(tmp_path, seed=2**63 - 1)), tmp_path / "run")
+    assert 4 < next(trainer.run()).loss < 8
+
+
 def test_a_run_that_saved_nothing_is_begun_by_the_recipe_as_it_is_now(tmp_path: Path) -> None:
     """What lies in its folder for another recipe is made anew, and only then."""
     def prepared(pieces: int) -> tuple[Trainer, list[str]]:

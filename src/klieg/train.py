@@ -121,7 +121,7 @@ class Stepper:
         tokens = group.sum(sum(counts))
         for n, batch in enumerate(batches):
             part = group.rank + n * group.size
-            torch.manual_seed((self.train.seed * 1_000_003 + step) * self.train.accumulate + part)
+            torch.manual_seed(((self.train.seed * 1_000_003 + step) * self.train.accumulate + part) % 2**63)
             with group.part(self._objective, last=n == len(batches) - 1):
                 loss = self._objective(batch.to(group.device)) * (counts[n] / tokens)
                 (loss * group.size).backward()                    # processes give their mean, and the sum is wanted
@@ -137,7 +137,7 @@ class Stepper:
         """The same step in one part, not waited for: loss and gradient norm, (2,) on the card, until the next launch."""
         for matrices in self.optimizer.param_groups:
             matrices["lr"].fill_(learning_rate(step, self.train))
-        torch.manual_seed(self.train.seed * 1_000_003 + step)
+        torch.manual_seed((self.train.seed * 1_000_003 + step) % 2**63)
         return self._graphs(batch)
 
     def _whole(self, batch: Batch | PairBatch) -> Tensor:
