@@ -14,7 +14,7 @@ from test_models import lively
 
 from klieg import beam, likeliest, models
 from klieg.beam import Search, groups, padded, sample, search
-from klieg.config import MarianConfig
+from klieg.config import LARGEST, MarianConfig
 from klieg.errors import KliegError
 from klieg.generate import Sampling
 from klieg.seq2seq import Marian
@@ -253,7 +253,12 @@ def test_padding_stands_on_the_right() -> None:
 
 @pytest.mark.parametrize(("bad", "said"), [({"beam": 0}, "beam is 0"), ({"best": 6}, "6 hypotheses .* of a beam of 5"),
                                            ({"best": 0}, "0 hypotheses"), ({"alpha": -0.1}, "penalties are -0.1"),
-                                           ({"beta": -1.0}, "-1.0")])
+                                           ({"beta": -1.0}, "-1.0"), ({"alpha": 5000.0}, "5000.0 and 0.0; .* from 0 to 10"),
+                                           ({"beta": float("inf")}, "inf"), ({"alpha": float("nan")}, "nan")])
 def test_impossible_searches_are_refused(bad: dict, said: str) -> None:
     with pytest.raises(KliegError, match=said):
         Search(**bad)
+
+
+def test_the_largest_penalty_has_room_in_a_float() -> None:
+    assert Search(alpha=beam.MOST).penalty(LARGEST) < float("inf")

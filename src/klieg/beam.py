@@ -26,6 +26,7 @@ from klieg.likeliest import Likeliest
 from klieg.seq2seq import Marian
 
 ROOM = 2**14  # rows times source tokens that are searched together
+MOST = 10      # what a penalty may be: beyond, lengths to its power have no room in a float
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Search:
         if not 1 <= self.best <= self.beam:
             raise KliegError(f"{self.best} hypotheses are wanted of a beam of {self.beam}; ask for 1 to {self.beam}, "
                              "or follow more.")
-        if not (self.alpha >= 0 and self.beta >= 0):
-            raise KliegError(f"the penalties are {self.alpha} and {self.beta}; they must be 0 or more.")
+        if not (0 <= self.alpha <= MOST and 0 <= self.beta <= MOST):
+            raise KliegError(f"the penalties are {self.alpha} and {self.beta}; they must be from 0 to {MOST}.")
         if not self.ratio >= 0 or self.extra < 1:
             raise KliegError(f"a target of {self.ratio} times its source and {self.extra} tokens; extra must be at least 1.")
 
