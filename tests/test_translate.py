@@ -133,6 +133,15 @@ def test_a_sentence_that_is_too_long_is_named(text: str, both: Translator) -> No
         both.translate(["cat\ndog", "", text, "cat"], "de", FEW, first=100)
 
 
+def test_what_is_scored_is_read_as_a_whole(both: Translator) -> None:
+    """Sentences that translate() would take one by one are no help there, and are not offered."""
+    whole = "cat sees dog. " * 20
+    assert both.translate([whole], "de", FEW)[0].strip()
+    for given in ([whole, "katze"], ["cat", whole]):
+        with pytest.raises(KliegError, match=r"line 1: the text has .* positions for \d\d tokens; shorten it\.$"):
+            both.forced(*([text] for text in given), "de")
+
+
 def test_languages_are_those_of_the_marks(both: Translator, one: Translator) -> None:
     assert both.languages == ["de", "zh"] and one.languages == []
     assert languages(both.tokenizer) == {"de": 3, "zh": 4}

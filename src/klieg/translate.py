@@ -134,7 +134,7 @@ class Translator:
         given, wanted = [], []
         for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
             with _line(number):
-                given.append(self._source(source.strip(), before))
+                given.append(self._source(source.strip(), before, offer=""))
                 wanted.append(self.tokenizer.fitting(target.strip(), room, bos=False))
         found: list[tuple[float, int]] = [(0.0, 0)] * len(given)
         done = 0
@@ -146,10 +146,10 @@ class Translator:
             told(done, len(given))
         return found
 
-    def _source(self, text: str, before: list[int]) -> list[int]:
+    def _source(self, text: str, before: list[int], offer: str = ", or end a sentence in it") -> list[int]:
         """The ids of one source: the language's mark, if any, the text and the end mark."""
         room = self.model.positions - len(before) - 1
-        ids = self.tokenizer.fitting(text, room, bos=False, offer=", or end a sentence in it")
+        ids = self.tokenizer.fitting(text, room, bos=False, offer=offer)
         return [*before, *ids, self.model.config.eos_token_id]
 
     def _plans(self, texts: Sequence[str], to: str | None, first: int) -> list[list[_Part]]:
