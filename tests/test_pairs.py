@@ -18,6 +18,7 @@ from klieg import models
 from klieg.config import MarianConfig
 from klieg.encoded import Coded
 from klieg.errors import KliegError
+from klieg.evaluate import score
 from klieg.pairs import CORPORA, PairCorpus, cut, encode, marks, read_pairs, texts, together
 from klieg.recipe import PairSource, PairTraining
 from klieg.tokenizers import Tokenizer, train
@@ -218,6 +219,26 @@ def test_a_look_is_the_loss_and_the_bleu_of_greedy_translations(tokenizer: Token
             found.append(tokenizer.decode(written))
     assert loss == pytest.approx(total / count, rel=1e-5)
     assert bleu == pytest.approx(sacrebleu.corpus_bleu(found, [[t for _, t in sentences(9)]]).score)
+
+
+def test_a_look_cuts_chinese_as_chinese_without_a_mark_too(tokenizer: Tokenizer) -> None:
+    """A translator of one direction has no mark that says its language; as 13a has it, a sentence would be one word."""
+    corpus = corpus_of([("a dog", "一只狗在跑。"), ("a cat", "一只猫在看月亮。")], tokenizer, replace(TRAIN, longest=40))
+    almost = ["一只狗在走。", "一只猫在看太阳。"]
+    found = corpus._bleu(almost, corpus.targets, None)
+    assert corpus.targets == [None, None] and 30 < found < 99
+    assert found == pytest.approx(score(almost, [target for _, target in corpus.pairs], "zh").bleu)
+    corpus._train = replace(TRAIN, bleu="13a")
+    assert corpus._bleu(almost, corpus.targets, None) == 0
+
+
+def test_texts_of_which_nothing_is_left_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = written(tmp_path, sentences(300))
+    with pytest.raises(KliegError, match=r"all 29\d pairs for train are left out: .* longer than 2 tokens; .* `longest`"):
+        encode((source,), tokenizer, replace(TRAIN, longest=2))
+    held = replace(source, validation=written(tmp_path, [("", "x"), ("y", "")], "val").name)
+    with pytest.raises(KliegError, match="all 2 pairs for validation are left out: a side is empty"):
+        encode((held,), tokenizer, TRAIN)
 
 
 def test_every_mistake_in_a_text_is_one_line(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain, islice, zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from klieg.beam import Search, padded, search
 from klieg.data import data_folder, is_validation
 from klieg.encoded import Coded, Entry, Pair
 from klieg.errors import KliegError, first_line, nearest
-from klieg.evaluate import bleu
+from klieg.evaluate import bleu, cutting
 from klieg.loss import token_loss, twin_loss
 from klieg.parallel import ALONE, Group
 from klieg.recipe import PairSource, PairTraining
@@ -350,8 +350,8 @@ class PairCorpus:
 
     def _bleu(self, found: list[str], languages: list[str | None], language: str | None) -> float:
         rows = [n for n, target in enumerate(languages) if target == language]
-        return bleu([found[n] for n in rows], [self._text(n, 1) for n in rows],
-                    self._train.bleu or ("zh" if language == "zh" else "13a"))
+        references = [self._text(n, 1) for n in rows]
+        return bleu([found[n] for n in rows], references, self._train.bleu or cutting(references, language))
 
 
 def cut(lengths: np.ndarray, most: int) -> list[tuple[int, int]]:
@@ -376,12 +376,14 @@ def encode(sources: tuple[PairSource, ...], tokenizer: Tokenizer, train: PairTra
                          f"{', '.join(known) or 'one language'}; name other texts, or train a model of its own.")
     found = []
     for split in ("train", "validation"):
-        rows = _rows(sources, data, split, train, marked=bool(known))
-        first = next(rows, None)
-        if first is None:
+        coded = Coded.of(_rows(sources, data, split, train, marked=bool(known)), tokenizer, train.longest)
+        if not len(coded) and coded.left_out:
+            raise KliegError(f"all {coded.left_out:,} pairs for {split} are left out: a side is empty, or longer than "
+                             f"{train.longest} tokens; give other texts, or a larger `longest`.")
+        if not len(coded):
             raise KliegError(f"the [[data]] tables hold no pairs for {split}; one pair in a hundred is held out where no "
                              "`validation` files are named, so give more text or name such files.")
-        found.append(PairCorpus(Coded.of(chain([first], rows), tokenizer, train.longest), tokenizer, train))
+        found.append(PairCorpus(coded, tokenizer, train))
     return found[0], found[1]
 
 

@@ -109,8 +109,8 @@ class PairTraining(Training):
     validation_pairs: int = 1000
     """Held-out pairs of each entry and direction that are looked at."""
     bleu: str = ""
-    """sacreBLEU's tokenizer for validation, one of CUTTINGS; by default 13a, and zh for Chinese. `none` for texts that are
-    tokenised."""
+    """sacreBLEU's tokenizer for validation, one of CUTTINGS; by default as klieg evaluate cuts the language. `none` for texts
+    that are tokenised."""
 
 
 @dataclass(frozen=True)
