@@ -61,7 +61,7 @@ class Estimate:
         """What to expect, in one line."""
         steps = self.recipe.train.steps
         room = "" if self.room is None else f" of {_gigabytes(self.room)} that are free"
-        count = f"{self.parameters / 1e6:.1f} M" if self.parameters >= 1e6 else f"{self.parameters:,}"
+        count = f"{self.parameters / 1e6:,.1f} M" if self.parameters >= 1e6 else f"{self.parameters:,}"
         said = f"{count} parameters; a step needs {_gigabytes(self.fixed + self.kept)}{room}"
         if self.seconds is None:
             return said
@@ -190,7 +190,7 @@ def _size(room: float | None) -> float:
 
 
 def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _duration(seconds: float) -> str:
