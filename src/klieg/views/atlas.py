@@ -133,6 +133,7 @@ def differences(found: Iterable[Difference], names: tuple[str, str], language: s
     """Heads with their scores in two atlases, a line each, in 80 columns; the atlases are A and B, named above them."""
     table = _table(("score", "head"), language)
     table.title, table.title_justify, table.title_style = f"A: {safe(names[0])}   B: {safe(names[1])}", "left", "dim"
+    table.collapse_padding = True
     for name in ("A", word("interval", language), "B", word("interval", language), word("by", language),
                  word("interval", language)):
         table.add_column(name, justify="right")
