@@ -239,5 +239,5 @@ def ask(prompt: str) -> str:
             print(file=sys.stderr)      # Ctrl-D ends no line
         return ""
     except UnicodeDecodeError:
-        help = "set the terminal to UTF-8" if terminal else "convert it first"
-        raise KliegError(f"what was written is not UTF-8; {help}.") from None
+        remedy = "set the terminal to UTF-8" if terminal else "convert it first"
+        raise KliegError(f"what was written is not UTF-8; {remedy}.") from None

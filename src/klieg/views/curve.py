@@ -27,7 +27,7 @@ def curve(training: list[tuple[int, float]], validation: list[tuple[int, float]]
         marks.append(Text(LEFT - 8, at((0, loss))[1] - 10, (Span(f"{loss:.2f}", FAINT),), "end", 11))
     for step in (0, last // 2, last):
         marks.append(Text(at((step, low))[0], TOP + HEIGHT + 6, (Span(f"{step:,}", FAINT),), "middle", 11))
-    title = (Span(f"{say('curve loss', language)}   ", bold=True),)
+    title: tuple[Span, ...] = (Span(f"{say('curve loss', language)}   ", bold=True),)
     for points, paint, ink, name in ((thinned, Paint("ink3"), FAINT, "training"),
                                      (validation, Paint("output"), Paint("output"), "validation")):
         said = say(f"curve {name}", language)
