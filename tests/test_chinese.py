@@ -333,8 +333,8 @@ def test_the_language_of_a_line_is_that_of_the_command(argv: list[str], environm
 def test_a_warning_of_klieg_is_one_line_and_others_stay() -> None:
     def warned(language: str) -> list[str]:
         def warns(name: str) -> None:
-            warnings.warn("the gpu kernel cannot do this call: it takes no float64; plain PyTorch does it, exactly and more "
-                          "slowly.", KliegWarning, stacklevel=1)
+            warnings.warn("the gpu kernel cannot do this call: Triton is not installed (pip install 'klieg[gpu]'); plain "
+                          "PyTorch does it, exactly and more slowly.", KliegWarning, stacklevel=1)
             warnings.warn("of another library", UserWarning, stacklevel=1)
             raise KliegError(f"no model {name!r}. A folder or a Hugging Face id works too.")
 
