@@ -8,16 +8,18 @@ import ast
 import os
 import re
 import string
+import warnings
 from functools import cache
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 import pytest
 from templates import templates
 from test_cli import here, refused, run, tiny  # noqa: F401
 
 from klieg.chinese import LINES, catalogue, chinese
-from klieg.errors import KliegError, nearest
+from klieg.errors import KliegError, KliegWarning, nearest
 
 HOUSE = Path(__file__).parents[1] / "src" / "klieg"
 TREES = {str(path.relative_to(HOUSE)): ast.parse(path.read_text("utf-8")) for path in sorted(HOUSE.rglob("*.py"))}
@@ -75,13 +77,16 @@ def own(tree: ast.Module) -> set[str]:
 
 @cache
 def raised() -> list[tuple[str, int, ast.expr]]:
-    """The line of every KliegError that is made: its file, its place and its expression."""
+    """The line of every KliegError and KliegWarning that is made: its file, its place and its expression."""
     found = []
     for name, tree in TREES.items():
         making = own(tree)
         plain = kinds() - making
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in plain:
+                found.append((name, node.lineno, node.args[0]))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
+                assert ast.unparse(node.args[1]) == "KliegWarning", f"{name}:{node.lineno} warns past the command line"
                 found.append((name, node.lineno, node.args[0]))
             if isinstance(node, ast.ClassDef) and node.name in making:
                 found += [(name, call.lineno, call.args[0]) for call in ast.walk(node)
@@ -181,7 +186,7 @@ def test_what_a_command_says_of_its_work_has_its_chinese() -> None:
     """All that goes through shell.said(), or through a `say` that hands it on; bars count in words that do."""
     seen = set()
     hands_on = {"shell.py": {"said"}, "views/progress.py": {"say"}, "commands/train.py": {"say"}, "train.py": {"self._say"},
-                "checkpoint.py": {"say"}}
+                "checkpoint.py": {"say"}, "reading.py": {"say"}, "explorer/server.py": {"say"}}
     for name, tree in TREES.items():
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args):
             made = ast.unparse(call.func)
@@ -196,6 +201,9 @@ def test_what_a_command_says_of_its_work_has_its_chinese() -> None:
 
 def test_notes_that_are_made_of_notes() -> None:
     for line, said in (
+            ("keeps the surveys, about 3 MB, and no q and k, in a.klieg", "保留统计（约 3 MB），不保留 q 和 k，存入 a.klieg"),
+            ("q and k of layer 2 were not kept: the GPU's memory: 9 MB are more than the 8 MB that may be taken; memory: full",
+             "第 2 层的 q 和 k 没有保留：显存：9 MB 超过可用的 8 MB；内存：full"),
             ("loss 3.210 · 1,234 tokens/s · MFU 41.2%", "损失 3.210 · 每秒 1,234 个词元 · MFU 41.2%"),
             ("step 7: validation loss 3.2100, training loss 3.210 · 1,234 tokens/s",
              "第 7 步：留出文本的损失 3.2100，训练损失 3.210 · 每秒 1,234 个词元"),
@@ -303,7 +311,7 @@ def test_a_misspelt_command_is_told_in_chinese(english: str, argv: list[str]) ->
     (["explain", "hi", "--scale", "logg"], "--scale 写的是 'logg'；只能是 linear、log、no-first 之一。"),
     (["generate", "hi", "--temperature", "-1"], "温度是 -1.0；它必须是 0（取最可能的词元）或至少 1e-6。"),
     (["train", "no.toml"], "没有配方 'no.toml'；请看文件夹 recipes/。"),
-    (["zoom", "no.klieg", "0.1"], "没有记录 'no.klieg'。"),
+    (["zoom", "no.klieg", "0.1"], "没有记录 'no.klieg'；请用 klieg map 或 klieg explain --save 做一份。"),
     (["explain", "hi", "--json", "no/where.json"], "不能写入 no/where.json：没有这个文件或文件夹；请先建好文件夹。"),
 ])
 def test_a_mistake_is_told_in_chinese(argv: list[str], said: str, here: Path) -> None:
@@ -320,6 +328,23 @@ def test_a_mistake_is_told_in_chinese(argv: list[str], said: str, here: Path) ->
 def test_the_language_of_a_line_is_that_of_the_command(argv: list[str], environment: dict[str, str], expected: str) -> None:
     ran = run("explain", "hi", "--model", "chta", "--lnag", *argv, **environment)
     assert ran.status == 2 and bool(re.search(f"[{HAN}]", ran.err)) == (expected == "zh")
+
+
+def test_a_warning_of_klieg_is_one_line_and_others_stay() -> None:
+    def warned(language: str) -> list[str]:
+        def warns(name: str) -> None:
+            warnings.warn("the gpu kernel cannot do this call: Triton is not installed (pip install 'klieg[gpu]'); plain "
+                          "PyTorch does it, exactly and more slowly.", KliegWarning, stacklevel=1)
+            warnings.warn("of another library", UserWarning, stacklevel=1)
+            raise KliegError(f"no model {name!r}. A folder or a Hugging Face id works too.")
+
+        with warnings.catch_warnings(), patch("klieg.models.load", warns):
+            warnings.simplefilter("always")
+            return run("generate", "hi", "--lang", language).err.splitlines()
+
+    for language, said in (("zh", "klieg: GPU 内核做不了这次计算："), ("en", "klieg: the gpu kernel cannot do this call: ")):
+        first, second, *_, last = warned(language)
+        assert first.startswith(said) and "UserWarning: of another library" in second and last.startswith("klieg: ")
 
 
 def test_a_conversation_says_its_mistakes_in_its_language(here: Path) -> None:

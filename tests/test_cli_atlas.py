@@ -75,10 +75,13 @@ def test_two_atlases_are_compared(corpus: Path, tiny: Path) -> None:  # noqa: F8
     assert run("atlas", tiny, corpus, "-o", "a", "--tokens", "300").status == 0
     corpus.write_text(TEXT.upper() * 20, "utf-8")
     assert run("atlas", tiny, corpus, "-o", "b", "--window", "32").status == 0
-    ran = run("atlas", "--compare", "a", "b", COLUMNS="160")
-    assert (ran.status, ran.err) == (0, "") and "difference" in ran.text
-    one = run("atlas", "--compare", "a", "b", "--by", "previous", COLUMNS="160")
-    rows = [line.split() for line in one.text.splitlines()[1:]]
+    ran = run("atlas", "--compare", "a", "b", COLUMNS="80")
+    names, *lines = ran.text.splitlines()
+    assert (ran.status, ran.err) == (0, "") and names.split() == ["A:", "a", "B:", "b"] and "B - A" in lines[0]
+    assert [line.split() for line in lines] == [
+        line.split() for line in run("atlas", "--compare", "a", "b", COLUMNS="160").text.splitlines()[1:]]
+    one = run("atlas", "--compare", "a", "b", "--by", "previous", COLUMNS="80")
+    rows = [line.split() for line in one.text.splitlines()[2:]]
     assert rows[0][0] == "previous" and len(rows) == 3
     layer, head = map(int, rows[0][1].split("."))
     means = [next(line.mean for line in atlas(name).table("previous") if (line.layer, line.head) == (layer, head))

@@ -23,9 +23,9 @@ def test_labs_are_listed() -> None:
 
 
 def test_one_is_run_and_shown() -> None:
-    for language, tongue in (("en", 0), ("zh", 1)):
+    for language, tongue, took in (("en", 0, r"ages: \d+\.\d s\n"), ("zh", 1, r"ages：\d+\.\d 秒\n")):
         ran = run("lab", "ages", "--lang", language, COLUMNS="600")
-        assert ran.status == 0 and re.fullmatch(r"ages: \d+\.\d s\n", ran.err)
+        assert ran.status == 0 and re.fullmatch(took, ran.err)
         found = find("ages").run()
         assert found.conclusion[tongue] in ran.text and find("ages").title[tongue] in ran.text
         assert all(chart.title[tongue] in ran.text for chart in found.charts) and "0.2808" in ran.text
@@ -36,6 +36,7 @@ def test_all_are_timed_together_and_what_the_clock_said_is_written(here: Path) -
     finding = replace(find("ages").run(), measured={"seconds": 0.25})
     with patch("klieg.labs.NAMES", ("ages",)), patch("klieg.labs.find", lambda name: replace(find(name), run=lambda: finding)):
         ran = run("lab", "all", "--json", "-")
+        assert re.fullmatch(r"ages：\d+\.\d 秒\n总共：\d+\.\d 秒\n", run("lab", "all", "--json", "-", "--lang", "zh").err)
     assert ran.status == 0 and re.fullmatch(r"ages: \d+\.\d s\ntogether: \d+\.\d s\n", ran.err)
     assert json.loads(ran.text) == {"ages": {**finding.numbers, "seconds": 0.25}}
 
@@ -58,7 +59,8 @@ def test_files(here: Path) -> None:  # noqa: F811
 
 def test_mistakes(here: Path) -> None:  # noqa: F811
     refused(run("lab", "softmax", "-o", "none/labs.html"), "^klieg: none/labs.html cannot be written")     # and was not run
-    refused(run("lab", "age"), "there is no lab 'age'; the labs are similarity, softmax")
+    refused(run("lab", "age"), "there is no lab 'age'; klieg lab without a name lists them. Did you mean 'ages'?")
+    refused(run("lab", "list"), "there is no lab 'list'; klieg lab without a name lists them")
     refused(run("lab", "-o", "labs.html"), "--out is of labs that are run; name one, or all.")
     refused(run("lab", "ages", "-o", "-", "--json", "-"), "--out - and --json - would run together")
     assert list(here.iterdir()) == []

@@ -64,7 +64,7 @@ from klieg.errors import KliegError
     (["chat", "--temperature", "-1"], "temperature"),
     (["generate", "a b c " * 40], r"tokens and the model has positions for 64 tokens; shorten it"),
     (["explain", "a b c " * 40], r"[\d,]+ tokens and the model has positions for 64 tokens.*--cut"),
-    (["serve", "--port", "99999", "--no-browser"], "port 99999 is not between"),
+    (["serve", "--port", "99999", "--no-browser"], r"port 99999 is not between 0 and 65535; name another one\.$"),
     (["serve", "--host", "192.0.2.1", "--port", "0", "--no-browser"], "no address of this machine"),
     (["train", "missing.toml"], "no recipe 'missing.toml'"), (["train", "."], "no recipe"),
 ], ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "")
@@ -137,8 +137,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "tensors of terabytes": (weights(lambda b: header(TERABYTES)), "damaged or cut short"),
     "NaN weights": (nan, "model.norm.weight holds NaN"),
     "pickled weights": (pickled, "pickle"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
-    "weights of another width": (config(hidden_size=96), "config.json asks for.*another config"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing; put it there"),
+    "weights of another width": (config(hidden_size=96), "config.json asks for.*take the config.json that came with them"),
     "one layer too many": (config(num_hidden_layers=4), "layers.3.*is missing"),
     "one layer too few": (config(num_hidden_layers=2), "layers.2.*is not expected"),
     "a config of petabytes": (config(vocab_size=2**24, hidden_size=2**24), "memory|another config"),
@@ -197,6 +197,8 @@ def test_ten_megabytes_of_text(tiny: Path) -> None:
 def test_standard_input_must_be_text(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(run("explain", "-", "--model", tiny, said=b"caf\xe9"), "not UTF-8 at byte 3")
     refused(run("explain", "-", "--model", tiny, said=b"\n"), "empty")
+    refused(run("chat", "--model", tiny, said=b"caf\xe9\n"), "what was written is not UTF-8; convert it first")
+    assert "not UTF-8; set the terminal to UTF-8" in run("chat", "--model", tiny, said=b"caf\xe9\n", terminal=True).err
     monkeypatch.setattr(shell, "MOST_TEXT", 10)
     refused(run("generate", "-", "--model", tiny, said=b"12345678901"), "more than 10 bytes")
     assert run("explain", "-", "--json", "-", "--model", tiny, said="Grüße\n").text.count('"text": "Grüße"') == 1

@@ -96,7 +96,7 @@ def broken(llama: Path, tmp_path: Path, **config: object) -> Path:
     ({"model_type": 7}, "of the kind 7"), ({"architectures": ["MyOwn"]}, "architecture is 'MyOwn'.* not run"),
     ({"architectures": None}, "architecture is None"), ({"architectures": ["Trainer"]}, "'Trainer'"),
     ({"is_encoder_decoder": True}, "an encoder and a decoder"),
-    ({"intermediate_size": 64}, "cannot be opened by transformers|belong to another config"),
+    ({"intermediate_size": 64}, "cannot be opened by transformers|take the config.json that came with them"),
     ({"num_hidden_layers": 3}, r"the weights lack model.layers.2.*\(9 in all\)"), ({"hidden_size": "wide"}, "cannot be opened"),
 ])
 def test_what_cannot_be_opened_whole_is_one_line(llama: Path, tmp_path: Path, config: dict, said: str) -> None:

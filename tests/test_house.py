@@ -21,7 +21,7 @@ ORDER = ["chinese", "errors", "config", "library", "half", "dropout", "likeliest
          "encoders", "seq2seq", "models", "foreign", "generate", "beam", "loss", "translate", "evaluate", "data",
          "download", "recipe", "segments", "parallel", "encoded", "rows", "masked", "pairs", "ahead", "graphs",
          "utilization", "train", "estimate",
-         "trace", "watch", "whatif", "analysis", "export", "views", "labs", "explorer", "reading", "shell",
+         "trace", "watch", "whatif", "analysis", "export", "views", "labs", "explorer", "reading", "tongue", "shell",
          "commands", "cli"]
 SAME = {**dict.fromkeys(("blocks", "cell", "certificate", "pool", "tracefile"), "trace"), "watching": "watch",
         "changes": "whatif", "reruns": "whatif", "rules": "attention"}

@@ -24,7 +24,8 @@ Start = Callable[..., subprocess.Popen]
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts the program in an empty folder, under what a shell does before it, and ends what a test left running."""
     running: list[subprocess.Popen] = []
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "COLUMNS": "100",
+                   "LC_ALL": "C.UTF-8"}
 
     def start(*argv: str | Path, shell: str = 'exec "$@"') -> subprocess.Popen:
         command = ["sh", "-c", shell, "sh", sys.executable, "-m", "klieg", *map(str, argv)]
@@ -58,6 +59,18 @@ def test_ctrl_c_while_it_loads(after: float, start: Start) -> None:
     process = start("chat")
     time.sleep(after)
     assert interrupted(process) == ("", STOPPED)
+
+
+@pytest.mark.parametrize(("argv", "environment", "said"), [
+    ((), "LC_ALL=zh_CN.UTF-8", "klieg: 已停止。\n"), (("--lang", "zh"), "LC_ALL=C.UTF-8", "klieg: 已停止。\n"),
+    (("--lang", "en"), "LC_ALL=zh_CN.UTF-8", STOPPED), (("--lang", "zh"), "PYTHONIOENCODING=ascii", "klieg: ????\n")])
+def test_ctrl_c_is_told_in_the_language_of_the_command(argv: tuple[str, ...], environment: str, said: str,
+                                                       start: Start) -> None:
+    process = start("serve", "--no-browser", "--port", "0", *argv, shell=f'{environment} exec "$@"')
+    address = process.stdout.readline()
+    assert interrupted(process)[1] == said
+    if said == "klieg: 已停止。\n":
+        assert address.startswith("Klieg 的地址（按 Ctrl-C 结束）：http://127.0.0.1:")
 
 
 def test_ctrl_c_while_it_generates(start: Start) -> None:

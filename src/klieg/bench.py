@@ -107,7 +107,7 @@ def cases(device: str) -> list[Case]:
     if not torch.cuda.is_available():
         raise KliegError("this machine has no CUDA GPU that torch can use, and nothing to measure; leave --device away.")
     if why := gpu.refusal(torch.empty(1, 1, 1, 64, device=device), torch.empty(1, 1, 1, 64, device=device)):
-        raise KliegError(f"the gpu kernel cannot run here: {why}.")
+        raise KliegError(f"the gpu kernel cannot run here: {why}; leave --device away.")
     return ON_A_GPU
 
 
@@ -174,7 +174,7 @@ class _Check:
             error = ((ours.double() - truth).abs() / (1 + truth.abs())).max().item()
             if not error < NEAR[str(ours.dtype).removeprefix("torch.")]:
                 raise KliegError(f"{self.case.name}: the {name} is off by {error:.1e} from the formula in float64; this figure "
-                                 "is void.")
+                                 "is void, please report it.")
         for x in (found.output, found.lse, reference, *(survey.tensors().values() if survey else ())):
             if x.is_floating_point():
                 x.fill_(torch.nan)

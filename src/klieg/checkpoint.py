@@ -44,7 +44,7 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
-        raise KliegError(f"{path} is not there.") from None
+        raise KliegError(f"{path} is not there; name a folder that holds it.") from None
     except (OSError, ValueError, RecursionError) as e:
         raise KliegError(f"{path} is damaged ({first_line(e)}); fetch it again.") from None
     if not isinstance(value, dict):
@@ -80,19 +80,19 @@ def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.
     missing = [want for want, name in names.items() if name not in stored]
     if missing:
         raise KliegError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(shapes)} tensors that config.json "
-                         f"asks for are); the weights belong to another config.")
+                         f"asks for are); the weights belong to another config; take the config.json that came with them.")
     for want, shape in shapes.items():
         found = tuple(stored[names[want]].get_slice(names[want]).get_shape())
         if found != tuple(shape):
             raise KliegError(f"{folder}: {want} has shape {found} and config.json asks for {tuple(shape)}; "
-                             f"the weights belong to another config.")
+                             f"the weights belong to another config; take the config.json that came with them.")
     tensors = {want: _finite(folder, want, stored[name].get_tensor(name), dtype, keep) for want, name in names.items()}
     extra = [name for name in stored if name not in names.values() and not (_DERIVED.search(name) or _BESIDE.search(name))
              and not (name in (derived or {}) and _is_same(stored[name].get_tensor(name), derived[name]))
              and not (_TIED.search(name) and _is_tied(stored[name].get_tensor(name).to(dtype), tensors))]
     if extra:
         raise KliegError(f"{folder}: {extra[0]} is not expected ({len(extra)} of {len(stored)} stored tensors "
-                         f"are not); the weights belong to another config.")
+                         f"are not); the weights belong to another config; take the config.json that came with them.")
     return tensors
 
 
@@ -117,7 +117,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
         raise KliegError(f"{folder} has pickled weights only, and loading a pickle runs whatever code is in it; "
                          f"convert them to model.safetensors where you trust their source.")
-    raise KliegError(f"{folder} has no weights: model.safetensors is missing.")
+    raise KliegError(f"{folder} has no weights: model.safetensors is missing; put it there, or name another folder.")
 
 
 def _open(path: Path) -> safe_open:

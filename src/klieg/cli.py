@@ -24,6 +24,7 @@ from klieg.commands import (
     translate,
     whatif,
 )
+from klieg.tongue import asked
 
 COMMANDS = {
     "explain": explain.explain,
@@ -72,4 +73,4 @@ def _program(language: str) -> typer.core.TyperGroup:
 
 def main() -> None:
     """Run the command that sys.argv names; ends by SystemExit if it cannot be done."""
-    shell.run(_program(shell.asked()))
+    shell.run(_program(asked()))

@@ -184,7 +184,8 @@ class MarianConfig:
             raise KliegError(f"d_model is {self.d_model}; the sines of the positions need an even number.")
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
             if getattr(self, name) >= self.vocab_size:
-                raise KliegError(f"{name} is {getattr(self, name)} and the vocabulary has {self.vocab_size} pieces.")
+                raise KliegError(f"{name} is {getattr(self, name)}; it must be a piece of the vocabulary, from 0 to "
+                                 f"{self.vocab_size - 1}.")
 
 
 _VARIANTS = ("pre_norm", "learned_positions", "head_dim", "kv_heads")

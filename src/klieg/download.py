@@ -193,7 +193,8 @@ def _unpack(path: Path, archive: Archive, place: Path) -> None:
                     return
     except (tarfile.TarError, EOFError, zlib.error) as e:
         raise KliegError(f"{path} is damaged ({e}); remove it and give the same command again.") from None
-    raise KliegError(f"{path} does not hold {', '.join(sorted(missing))}; it is another archive of that name.")
+    raise KliegError(f"{path} does not hold {', '.join(sorted(missing))}; it is another archive of that name: remove it and "
+                     "give the same command again.")
 
 
 def _write(stream: IO[bytes], path: Path) -> None:

@@ -21,6 +21,10 @@ class KliegError(Exception):
         return chinese(str(self))
 
 
+class KliegWarning(UserWarning):
+    """What is done in another way than one would expect, and comes out the same; at the terminal a line, as an error is."""
+
+
 def nearest(name: str, known: list[str]) -> str:
     """' Did you mean X?' for the known name most like `name`, else the whole list; '' if nothing is known."""
     close = get_close_matches(name, known, n=1, cutoff=0.5)

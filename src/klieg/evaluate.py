@@ -103,4 +103,4 @@ def _check(texts: Sequence[str], references: Sequence[str]) -> None:
     if len(texts) != len(references):
         raise KliegError(f"there are {len(texts):,} texts and {len(references):,} references; each text needs its own.")
     if not references:
-        raise KliegError("there is nothing to compare: the references are empty.")
+        raise KliegError("there is nothing to compare: the references are empty; give at least one.")

@@ -47,7 +47,8 @@ class Foreign:
         layers, heads, groups = (_number(config, name) for name in
                                  ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"))
         if not layers or not heads:
-            raise KliegError(f"the config of {self.name!r} names no layers with attention heads; there is nothing to watch.")
+            raise KliegError(f"the config of {self.name!r} names no layers with attention heads, so there is nothing to watch; "
+                             "name another model.")
         width = _number(config, "qk_head_dim") or _number(config, "head_dim") or config.hidden_size // heads
         return layers, heads, groups or heads, width
 
@@ -96,7 +97,7 @@ def load(name: str) -> Foreign:
     missing = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     if missing:
         raise KliegError(f"{folder}: the weights lack {sorted(missing)[0]} ({len(missing)} in all), and transformers would "
-                         "make them up; they belong to another config.")
+                         "make them up; take the config.json that came with them.")
     return Foreign(name, model.eval().requires_grad_(False), tokenizer)
 
 
@@ -107,11 +108,11 @@ def _class(transformers: object, folder: Path, config: dict) -> tuple[type, type
         raise KliegError(f"{folder} is an encoder and a decoder, and one text is not enough for both; watch it in Python: "
                          "with klieg.watch(model): model(**inputs).")
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
-        raise KliegError(f"{folder} is of the kind {kind!r}, which transformers {transformers.__version__} does not have; code "
-                         "that comes with a model is not run.")
+        raise KliegError(f"{folder} is of the kind {kind!r}, which transformers {transformers.__version__} does not have; "
+                         "update it if a newer one has it, as code that comes with a model is not run.")
     name = names[0] if isinstance(names, list) and names else None
     made = getattr(transformers, name, None) if isinstance(name, str) else None
     if not (isinstance(made, type) and issubclass(made, transformers.PreTrainedModel)):
         raise KliegError(f"{folder} says its architecture is {name!r}, which transformers {transformers.__version__} does not "
-                         "have; code that comes with a model is not run.")
+                         "have; update it if a newer one has it, as code that comes with a model is not run.")
     return transformers.CONFIG_MAPPING[kind], made

@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from klieg.errors import first_line
+from klieg.errors import KliegWarning, first_line
 
 B = TypeVar("B")
 
@@ -115,7 +115,7 @@ class Graphs(Generic[B]):
             self._records = False
             self._known.clear()                   # their dropout would follow a generator that is no longer torch's
             warnings.warn(f"the card cannot record a step ({first_line(e.__context__ or e)}); steps are launched part by part, "
-                          "which is slower and gives the same.", stacklevel=2)
+                          "which is slower and gives the same.", KliegWarning, stacklevel=2)
             return None
 
     def _pinned(self, x: Tensor) -> Tensor:

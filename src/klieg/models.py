@@ -36,7 +36,7 @@ def outline(config: Config) -> Model:
     try:
         return _MODELS[type(config)](config)
     except RuntimeError as e:
-        raise KliegError(f"a model of this config does not fit into memory ({first_line(e)}).") from None
+        raise KliegError(f"a model of this config does not fit into memory ({first_line(e)}); take a smaller one.") from None
 
 
 @torch.no_grad()
@@ -97,8 +97,8 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
     except (HfHubHTTPError, OSError, ValueError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise KliegError(f"could not fetch {name!r} from Hugging Face ({reason}); "
-                         f"no folder of that name is here either.") from None
+        raise KliegError(f"could not fetch {name!r} from Hugging Face ({reason}), and no folder of that name is here; check "
+                         f"the name, or the network.") from None
 
 
 def load(name: str) -> tuple[Model, Tokenizer]:
@@ -113,7 +113,8 @@ def load(name: str) -> tuple[Model, Tokenizer]:
     model.load_state_dict(checkpoint.read_tensors(folder, shapes, keep=keep, derived=derived), assign=True)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.size > model.vocabulary.shape[0]:
-        raise KliegError(f"{folder}: the tokenizer has {tokenizer.size} pieces and the model {model.vocabulary.shape[0]}.")
+        raise KliegError(f"{folder}: the tokenizer has {tokenizer.size} pieces and the model {model.vocabulary.shape[0]}; take "
+                         "the tokenizer that came with it.")
     return model.eval().requires_grad_(False), tokenizer
 
 

@@ -6,6 +6,7 @@ What will be kept and what it costs is said before it is kept, and what was not 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +45,10 @@ def bundled(name: str, text: str, top: int, pooled: int | None, tokens: int | No
 
 
 def watched(name: str, text: str, top: int, pooled: int | None, tokens: int | None, layers: list[int] | None,
-            kept: list[int] | bool | None, out: Path | None, console: Console) -> Trace:
+            kept: list[int] | bool | None, out: Path | None, console: Console, say: Callable[[str], str] = str) -> Trace:
     """What was watched of any other model, saved to `out` if there is one. top and pooled: as SurveySpec has them, None for
     as many buckets() as the text is long; layers: those to survey, None for all; kept: those whose q and k are kept, None
-    for all and False for none."""
+    for all and False for none. What the console shows meanwhile is as `say` has it."""
     from klieg import foreign
     from klieg.views.progress import counted
     from klieg.watch import watch
@@ -60,15 +61,15 @@ def watched(name: str, text: str, top: int, pooled: int | None, tokens: int | No
     spec = _spec(top, pooled, len(ids))
     needed = _cost(model, len(ids), spec, layers, kept)
     if out is not None:
-        _announce(model, len(ids), needed, kept, out, console)
+        _announce(model, len(ids), needed, kept, out, lambda line: console.print(say(line), soft_wrap=True))
     # What is too much for the memory is mapped from the disk that the trace goes to.
     folder = out.absolute().parent if out is not None and needed[1] * SHARE > free_memory() else None
-    with counted("layers", console) as step, watch(
+    with counted(say("layers"), console) as step, watch(
             model.model, spec.top, spec.map, layers=layers, keep_qk=kept, folder=folder, tokenizer=model.tokenizer,
             on_call=step) as seen:
         model.run(ids)
     for (layer, _), why in seen.kept.missing.items():
-        console.print(f"q and k of layer {layer} were not kept: {why}", soft_wrap=True)
+        console.print(say(f"q and k of layer {layer} were not kept: {why}"), soft_wrap=True)
     found = seen.trace()
     found.model = name
     if out is not None:
@@ -92,13 +93,13 @@ def _cost(model: Foreign, count: int, spec: SurveySpec, layers: list[int] | None
 
 
 def _announce(model: Foreign, count: int, needed: tuple[int, int], kept: list[int] | bool | None, out: Path,
-              console: Console) -> None:
+              say: Callable[[str], None]) -> None:
     """What will be kept, what it costs and where; KliegError if the disk has no room for it."""
     layers, heads, groups, _ = model.shape
-    console.print(f"{count:,} tokens · {layers} layers × {heads} heads · {groups} K/V groups", soft_wrap=True)
-    which = "no layer" if kept is False else f"layers {', '.join(map(str, kept))}" if isinstance(kept, list) else "all layers"
-    console.print(f"keeps the surveys, about {size(needed[0])}, and q and k of {which}, about {size(needed[1])}, in {out}",
-                  soft_wrap=True)
+    say(f"{count:,} tokens · {layers} layers × {heads} heads · {groups} K/V groups")
+    which = f"layers {', '.join(map(str, kept))}" if isinstance(kept, list) else "all layers"
+    pairs = "no q and k" if kept is False else f"q and k of {which}, about {size(needed[1])}"
+    say(f"keeps the surveys, about {size(needed[0])}, and {pairs}, in {out}")
     free = shutil.disk_usage(out.absolute().parent).free
     if sum(needed) > free:
         raise KliegError(f"{out} needs about {size(sum(needed))} and {size(free)} are free there; free some space, or keep "

@@ -156,7 +156,7 @@ def read(path: str | Path) -> Recipe:
     start = raw["model"].get("start") if isinstance(raw.get("model"), dict) else None
     for table in ("model", "train") if start is not None else ("model", "tokenizer", "train"):
         if not isinstance(raw.get(table), dict):
-            raise KliegError(f"{path}: the table [{table}] is missing.")
+            raise KliegError(f"{path}: the table [{table}] is missing; the recipes in recipes/ have it.")
     if start is None:
         model = _model({**raw["model"], "vocab_size": _pieces(raw["tokenizer"], f"{path} [tokenizer]")}, f"{path} [model]")
     elif "tokenizer" in raw:

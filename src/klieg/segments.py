@@ -47,7 +47,7 @@ class Dropout:
         model = json.loads(self._backend.to_str())["model"]
         letters = {*ByteLevel.alphabet()}
         if model["type"] != "BPE" or self._backend.pre_tokenizer is None or not letters <= model["vocab"].keys():
-            raise KliegError("dropout of merges needs a byte-level BPE tokenizer.")
+            raise KliegError("dropout of merges needs a byte-level BPE tokenizer; leave bpe_dropout away.")
         known: dict[str, int] = model["vocab"]
         plain = ByteLevel(add_prefix_space=False, use_regex=False)
         pieces = [self._backend.id_to_token(id) or "" for id in range(tokenizer.size)]

@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
 
 from klieg.chinese import chinese
-from klieg.errors import KliegError, first_line
+from klieg.errors import KliegError, KliegWarning, first_line
+from klieg.tongue import LANGUAGES, asked, spoken
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,13 +28,13 @@ if TYPE_CHECKING:
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")]
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
 
-LANGUAGES = ["en", "zh"]
 MOST_TEXT = 2**28  # bytes of a text
 
 
 def run(command: typer.core.TyperCommand | typer.core.TyperGroup) -> None:
     """Run the command that sys.argv names; ends by SystemExit if it cannot be done."""
     _streams()
+    warnings.showwarning = _warned
     try:
         with command.make_context("klieg", sys.argv[1:] or ["--help"]) as context:
             command.invoke(context)
@@ -61,6 +63,15 @@ def _streams() -> None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+            line: str | None = None) -> None:
+    """In place of warnings.showwarning: what Klieg warns of is said as its mistakes are, other libraries' as Python does."""
+    if issubclass(category, KliegWarning):
+        tell(str(message), asked())
+    elif sys.stderr is not None:
+        sys.stderr.write(warnings.formatwarning(str(message), category, filename, lineno, line))
 
 
 def _forget_output() -> None:
@@ -94,15 +105,6 @@ def tell(line: str, language: str) -> None:
 def said(note: str) -> str:
     """What a command says of its work, in the language that it was asked in."""
     return (chinese(note, "note") if asked() == "zh" else None) or note
-
-
-def asked() -> str:
-    """The language of the command, also where its options were not read, as where it is misspelt, or has no --lang: its last
-    --lang, if that is a language, else what the system speaks."""
-    words = sys.argv[1:]
-    given = [word.partition("=")[2] or after for word, after in zip(words, [*words[1:], ""], strict=False)
-             if word.partition("=")[0] == "--lang"]
-    return given[-1] if given and given[-1] in LANGUAGES else language(None)
 
 
 def drawn(picture: Picture, kind: str) -> bytes:
@@ -206,8 +208,7 @@ def language(given: str | None) -> str:
     if given is not None:
         one_of("lang", given, LANGUAGES)
         return given
-    spoken = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
-    return "zh" if spoken.startswith("zh") else "en"
+    return spoken()
 
 
 def console(error: bool = False) -> Console:
@@ -238,4 +239,5 @@ def ask(prompt: str) -> str:
             print(file=sys.stderr)      # Ctrl-D ends no line
         return ""
     except UnicodeDecodeError:
-        raise KliegError("what was written is not UTF-8; set the terminal to UTF-8.") from None
+        remedy = "set the terminal to UTF-8" if terminal else "convert it first"
+        raise KliegError(f"what was written is not UTF-8; {remedy}.") from None

@@ -148,7 +148,7 @@ def read(path: Path) -> Trace:
         return Trace(body["model"], body["text"], body["ids"], body["tokens"], calls, shelf["logits"], body["vocabulary"],
                      source, streams, why)
     except FileNotFoundError:
-        raise KliegError(f"there is no trace {str(path)!r}.") from None
+        raise KliegError(f"there is no trace {str(path)!r}; make one with klieg map, or with klieg explain --save.") from None
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError,
             RecursionError, NotImplementedError, RuntimeError) as e:
         raise KliegError(f"{path} is not a whole trace ({type(e).__name__}: {first_line(e)}); save it again.") from None

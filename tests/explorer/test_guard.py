@@ -60,7 +60,7 @@ def said(answer) -> str:
                                   f"127.0.0.1:{PORT}, evil.example", f"user@127.0.0.1:{PORT}"])
 def test_another_host_is_refused(host: str) -> None:
     for answer in (client().get("/", headers={"host": host}), client().post("/api", headers={"host": host, **JSON})):
-        assert answer.status_code == 403 and "its own address" in said(answer)
+        assert answer.status_code == 403 and "its own address; open the one that klieg serve printed" in said(answer)
 
 
 def test_two_hosts_are_none() -> None:

@@ -117,5 +117,5 @@ def test_a_translator_writes_what_greedy_search_finds() -> None:
 
 
 def test_an_encoder_has_no_film(folders: dict[str, Path]) -> None:
-    with pytest.raises(KliegError, match="no film"):
+    with pytest.raises(KliegError, match="no film; choose"):
         list(Reader(str(folders["bert"])).write(TEXT, None, [], 1, GREEDY))

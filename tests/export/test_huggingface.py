@@ -9,6 +9,7 @@ import pytest
 import torch
 from exported import EOS, LONGEST, MARIAN, PAD, TEXTS, continued, saved, sources
 
+from klieg.chinese import chinese
 from klieg.errors import KliegError
 from klieg.export import export
 from klieg.tokenizers import Tokenizer, train
@@ -19,6 +20,7 @@ def test_transformers_translates_from_text_to_text(translator, translations, tmp
 
     said = export(str(translator), "huggingface", tmp_path / "out")
     assert said[0].startswith("transformers' MarianMTModel opens it")
+    assert str(chinese(said[0], "note")).startswith("transformers 的 MarianMTModel 可以打开它；")
     model, found = MarianMTModel.from_pretrained(tmp_path / "out", dtype=torch.float32, output_loading_info=True)
     assert not found["missing_keys"] and not found["unexpected_keys"]
     words = AutoTokenizer.from_pretrained(tmp_path / "out")

@@ -22,6 +22,13 @@ def test_points_stand_where_their_numbers_are() -> None:
     assert all(text in said for text in ("4.00", "6.00", "8.00", "training 4.000", "validation 5.000"))
 
 
+def test_it_is_said_in_chinese() -> None:
+    picture = curve([(1, 8.0), (2, 6.0)], [(1, 7.0), (2, 5.0)], language="zh")
+    said = " ".join(mark.string for mark in picture.marks if isinstance(mark, Text))
+    assert "损失，奈特/词元   训练 6.000   留出文本 5.000" in said and picture.title == "损失随训练步数的变化"
+    assert [mark.title for mark in lines(picture, "留出文本")] == ["留出文本：第 2 步，5.0000"]
+
+
 def test_a_long_run_is_thinned_to_means_that_keep_its_level() -> None:
     picture = curve([(step, float(step % 2)) for step in range(1, 10 * POINTS + 1)], [])
     assert len(lines(picture, "training")) == POINTS - 1

@@ -138,7 +138,8 @@ class Reader:
             for call in seen.calls:
                 told(call)
         if not found:
-            raise KliegError(f"{self.name!r} has no layer that attends from a text to itself; there are no heads to score.")
+            raise KliegError(f"{self.name!r} has no layer that attends from a text to itself, so there are no heads to score; "
+                             "name another model.")
         return found
 
     def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

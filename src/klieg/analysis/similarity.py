@@ -66,7 +66,8 @@ def neighbours(a: Trace, token: int, b: Trace, layer: int, kind: str | None = No
     for name, at, x, y in _states(a, b, kind):
         if name == "layer" and at == layer:
             return (_directions(y) @ _directions(x[_token(token, x)][None])[0]).clamp(-1, 1)
-    raise KliegError(f"there is no layer {layer} in the stream of {a.model!r}.")
+    known = [block.layer for block in a.stream(kind).blocks]
+    raise KliegError(f"there is no layer {layer} in the stream of {a.model!r}; it has layers {known[0]} to {known[-1]}.")
 
 
 def _states(a: Trace, b: Trace, kind: str | None) -> Iterator[tuple[str, int | None, Tensor, Tensor]]:
@@ -75,7 +76,8 @@ def _states(a: Trace, b: Trace, kind: str | None) -> Iterator[tuple[str, int | N
         raise KliegError(f"{a.model!r} and {b.model!r} have no vector space in common; compare two texts of one model.")
     one, two = a.stream(kind), b.stream(kind)
     if one.final.shape[2] != two.final.shape[2] or [x.layer for x in one.blocks] != [x.layer for x in two.blocks]:
-        raise KliegError(f"the two traces are not of the same model {a.model!r}: their streams differ in width or in layers.")
+        raise KliegError(f"the two traces are not of the same model {a.model!r}: their streams differ in width or in layers; "
+                         "trace both texts with one model.")
     yield "embedded", None, one.embedded[0], two.embedded[0]
     starts = one.blocks[0].input, two.blocks[0].input
     if not (torch.equal(one.embedded, starts[0]) and torch.equal(two.embedded, starts[1])):

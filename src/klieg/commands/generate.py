@@ -30,11 +30,13 @@ def generate(
     top_k: TopK = 0,
     top_p: TopP = 0.95,
     seed: Seed = None,
+    lang: Language = None,
 ) -> None:
     """Continue a text, token by token."""
     from klieg.generate import stream
     from klieg.tokenizers import check_text
 
+    shell.language(lang)
     sampling = _sampling(temperature, top_k, top_p, seed)
     prompt = check_text(shell.given(prompt))
     decoder, tokenizer = _decoder(model)
@@ -50,10 +52,11 @@ def chat(model: Model = "chat", temperature: Temperature = 0.7, top_k: TopK = 0,
     """Talk with a model; an empty line or Ctrl-D ends."""
     from klieg.generate import Conversation
 
-    sampling, language = _sampling(temperature, top_k, top_p, seed), shell.language(lang)
+    shell.language(lang)
+    sampling = _sampling(temperature, top_k, top_p, seed)
     conversation = Conversation(*_decoder(model), sampling)
     if sys.stdin.isatty():
-        print({"en": "Talk; an empty line ends.", "zh": "开始聊天；空行结束。"}[language], file=sys.stderr)
+        print(shell.said("Talk; an empty line ends."), file=sys.stderr)
     while line := shell.ask("› "):
         for piece in conversation.say(line):
             shell.write(piece)

@@ -43,9 +43,9 @@ def lab(
     for each, tried in chosen.items():
         started = time.perf_counter()
         found.append((each, tried, tried.run()))
-        shell.console(error=True).print(f"{each}: {time.perf_counter() - started:.1f} s", soft_wrap=True)
+        shell.console(error=True).print(shell.said(f"{each}: {time.perf_counter() - started:.1f} s"), soft_wrap=True)
     if name == ALL:
-        shell.console(error=True).print(f"together: {time.perf_counter() - began:.1f} s", soft_wrap=True)
+        shell.console(error=True).print(shell.said(f"together: {time.perf_counter() - began:.1f} s"), soft_wrap=True)
     if not files:
         for _, tried, finding in found:
             _shown(tried, finding, language)

@@ -62,7 +62,7 @@ def map_text(
         found = reading.bundled(model, text, top, pooled, tokens)
         found.save(out)
     else:
-        found = reading.watched(model, text, top, pooled, tokens, chosen, kept, out, shell.console(error=True))
+        found = reading.watched(model, text, top, pooled, tokens, chosen, kept, out, shell.console(error=True), shell.said)
     _summary(found, out, language)
 
 
@@ -147,7 +147,8 @@ def _source(source: str, text: str | None) -> Trace:
         raise KliegError(f"there is no trace {source!r}; if it is a model, give a text: klieg heads {source} \"I love you\".")
     if source in bundled():
         return reading.bundled(source, shell.given(text), 0, 0, None)
-    return reading.watched(source, shell.given(text), 0, 0, None, None, False, None, shell.console(error=True))
+    return reading.watched(source, shell.given(text), 0, 0, None, None, False, None, shell.console(error=True),
+                           shell.said)
 
 
 # ---- what it says ----
@@ -176,7 +177,7 @@ def _summary(found: Trace, out: Path, language: str) -> None:
     kind = "" if call.kind == "self" else f" --kind {call.kind}"
     region_of = f"klieg zoom {out} {call.layer}.{head}{kind}{near}"
     for key, command in (("every head", f"klieg heads {out}"), ("a region", region_of)):
-        console.print(f"{say(key, language)}: {command}", soft_wrap=True)
+        console.print(say(key, language, command=command), soft_wrap=True)
 
 
 def _around(place: int, count: int) -> str:

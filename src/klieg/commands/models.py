@@ -45,5 +45,5 @@ def export(
 
     shell.language(lang)
     for line in written(model, to, out, quantization):
-        print(line, file=sys.stderr)
+        print(shell.said(line), file=sys.stderr)
     shell.wrote(out)

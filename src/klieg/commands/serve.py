@@ -48,7 +48,7 @@ def serve(
         return Syntax.load(path) if path.suffix == ".json" else Atlas.load(path)
 
     atlases = opened(folders, atlas)
-    run(Desk(readers, files, atlases=atlases), port, browser, language, lambda line: shell.write(f"{line}\n"), host)
+    run(Desk(readers, files, atlases=atlases), port, browser, language, lambda line: shell.write(f"{shell.said(line)}\n"), host)
     raise KeyboardInterrupt  # nothing else ends it
 
 

@@ -14,6 +14,7 @@ import typer
 from klieg import shell
 from klieg.errors import KliegError
 from klieg.shell import Language
+from klieg.tongue import asked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +40,7 @@ def train(
                                                "many steps, into the folder heads of the run; klieg atlas --compare reads "
                                                "them.")] = None,
     heads_every: Annotated[int, typer.Option(min=1, help="Steps between these scores.")] = 100,
+    lang: Language = None,
 ) -> None:
     """Train a model by a recipe. Interrupt it at any time and give the same command to go on.
 
@@ -51,6 +53,7 @@ def train(
     from klieg.recipe import read
     from klieg.train import Trainer, check
 
+    shell.language(lang)
     found = read(recipe)
     folder = out or Path("runs") / found.name
     if threads:
@@ -141,7 +144,8 @@ def _curve(curve: list, path: Path) -> None:
     from klieg.views.curve import curve as picture
 
     body = png.lower(picture([(p.step, p.loss) for p in curve],
-                             [(p.step, p.validation_loss) for p in curve if p.validation_loss is not None]))
+                             [(p.step, p.validation_loss) for p in curve if p.validation_loss is not None],
+                             language=asked()))
     with atomic(path) as part:
         part.write_bytes(body)
 

@@ -113,7 +113,7 @@ def evaluate(
             shell.writable(path)
     pairs = together(source or hypotheses, reference)
     if not pairs:
-        raise KliegError(f"{reference} is empty; there is nothing to compare.")
+        raise KliegError(f"{reference} is empty, so there is nothing to compare; name a file that has lines.")
     texts, references = map(list, zip(*pairs, strict=True))
     run = _Run.of(_load(model, to), texts, references, to, search, tokenized) if source is not None else None
     if run is not None:
@@ -310,7 +310,7 @@ def _decoded(line: bytes, number: int) -> str:
 def _converse(work: _Work, language: str) -> None:
     """A line, its translation, and so on; a mistake in a line ends nothing."""
     if sys.stdin.isatty():
-        print({"en": "Write; an empty line ends.", "zh": "请输入；空行结束。"}[language], file=sys.stderr)
+        print(shell.said("Write; an empty line ends."), file=sys.stderr)
     number = 1
     while line := shell.ask("› "):
         try:

@@ -104,9 +104,10 @@ class Guard:
         """Why a request is not answered, or None."""
         headers, hosts = Headers(scope=scope), self._hosts | self._with_port(*_reached(scope))
         if [host.lower() in hosts for host in headers.getlist("host")] != [True]:
-            return _no(403, scope, KliegError("this server answers only to its own address."))
+            return _no(403, scope, KliegError("this server answers only to its own address; open the one that klieg "
+                                               "serve printed."))
         origins = {f"http://{host}" for host in hosts}
-        foreign = KliegError("this server answers only its own page.")
+        foreign = KliegError("this server answers only its own page; open the address that klieg serve printed.")
         if not all(origin.lower() in origins for origin in headers.getlist("origin")):
             return _no(403, scope, foreign)
         # A link may lead here from anywhere; nothing else that a browser does for another page is answered.

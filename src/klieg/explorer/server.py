@@ -102,7 +102,7 @@ def _errors(app: FastAPI) -> None:
     async def unfit(request: Request, error: RequestValidationError) -> Response:
         fault = error.errors()[0]
         if fault["type"] == "json_invalid":
-            said = KliegError("the request is no JSON.")
+            said = KliegError("the request is no JSON; load the page again.")
             return refused(422, spoken.line(said, request))
         return refused(422, spoken.unfit(".".join(str(part) for part in fault["loc"][1:]), fault, request.headers))
 
@@ -150,7 +150,7 @@ def _names(host: str) -> list[str]:
 def _listen(port: int, host: str = HOST) -> socket.socket:
     """A socket, bound before anything is said, so that the page is there when it is opened."""
     if not 0 <= port <= 65535:
-        raise KliegError(f"port {port} is not between 0 and 65535.")
+        raise KliegError(f"port {port} is not between 0 and 65535; name another one.")
     try:
         kind, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):

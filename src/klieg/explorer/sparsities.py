@@ -142,7 +142,8 @@ def _applied(desk: Desk, trace: Trace, pattern: Pattern) -> tuple[Applied | None
     try:
         reader = desk.model(trace.model)
         if not isinstance(reader, Reader) or reader.own is None:
-            raise KliegError(f"{trace.model!r} is no model of Klieg's own, and its attention cannot be changed exactly.")
+            raise KliegError(f"{trace.model!r} is no model of Klieg's own, and its attention cannot be changed exactly; choose "
+                             "another one.")
         return applied(reader.own, trace, pattern, BEST, name=trace.model), None
     except KliegError as error:
         return None, error

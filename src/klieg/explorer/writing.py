@@ -81,7 +81,8 @@ def own(model: Model, tokenizer: Tokenizer, text: str, to: str | None, written: 
         count = min(count, model.positions - len(ids))
         step = _going_on(model, len(ids) + count)
     else:
-        raise KliegError("this model is an encoder: it reads a whole text at once and writes none, so it has no film.")
+        raise KliegError("this model is an encoder: it reads a whole text at once and writes none, so it has no film; "
+                         "choose a model that writes.")
     return Pen(ids, step, 0 if written and written[-1] == tokenizer.eos else count, {tokenizer.eos}, tokenizer.labels)
 
 
@@ -121,7 +122,7 @@ def _translating(model: Marian, source: list[int], capacity: int) -> Step:
 def _caching(found: Foreign) -> Step:
     model, name = found.model, found.name
     if not model.can_generate():
-        raise KliegError(f"{name!r} reads a whole text at once and writes none, so it has no film.")
+        raise KliegError(f"{name!r} reads a whole text at once and writes none, so it has no film; choose a model that writes.")
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     read, cache = 0, None
 
@@ -132,7 +133,7 @@ def _caching(found: Foreign) -> Step:
                       use_cache=True, **last)
         cache = getattr(given, "past_key_values", None)
         if cache is None:
-            raise KliegError(f"{name!r} keeps no keys and values between its steps, so it has no film.")
+            raise KliegError(f"{name!r} keeps no keys and values between its steps, so it has no film; choose another model.")
         return given.logits[:, -1]
 
     return step

@@ -67,22 +67,26 @@ def _compare(model: nn.Module, tokenizer: Tokenizer, folder: Path, name: str) ->
     transformers.utils.logging.disable_progress_bar()
     made = getattr(transformers, name, None)
     if made is None:
-        raise KliegError(f"transformers has no {name!r}, which config.json names as the architecture; nothing is exported.")
+        raise KliegError(f"transformers has no {name!r}, which config.json names as the architecture; nothing is exported. "
+                         "Correct that name, or update transformers.")
     try:
         other, found = made.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         words = transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as e:  # a config that does not fit its weights comes as almost any error
-        raise KliegError(f"transformers cannot open the export ({first_line(e)}); nothing is exported.") from None
+        raise KliegError(f"transformers cannot open the export ({first_line(e)}); nothing is exported. Please report this "
+                         "model.") from None
     wrong = sorted([*found["missing_keys"], *found["unexpected_keys"], *(key for key, *_ in found["mismatched_keys"])])
     wrong = [key for key in wrong if not key.startswith("pooler.")]  # beside the way of a BertModel's hidden states
     if wrong:
-        raise KliegError(f"transformers and the file do not agree on {wrong[0]} ({len(wrong)} tensors); nothing is exported.")
+        raise KliegError(f"transformers and the file do not agree on {wrong[0]} ({len(wrong)} tensors); nothing is exported. "
+                         "Please report this model.")
     ids = torch.tensor([[*tokenizer.encode(PROBE), *tokenizer.closing]])
     if words(PROBE)["input_ids"] != ids[0].tolist():
-        raise KliegError("transformers' tokenizer gives other ids for the same text; nothing is exported.")
+        raise KliegError("transformers' tokenizer gives other ids for the same text; nothing is exported. Please report this "
+                         "model.")
     worst = (_ours(model, ids) - _theirs(model, other.eval(), ids)).abs().max().item()
     if not worst <= CLOSE:
-        raise KliegError(f"transformers computes other numbers, by {worst:.1e}; nothing is exported.")
+        raise KliegError(f"transformers computes other numbers, by {worst:.1e}; nothing is exported. Please report this model.")
     return worst
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from klieg.attention import Mask
-from klieg.errors import KliegError, nearest
+from klieg.errors import KliegError, KliegWarning, nearest
 from klieg.kernels import backends, dense, few, fused, gpu, native, packed, short, sparse, streamed, surveys
 from klieg.kernels.surveys import Pooled, pooled, survey
 from klieg.survey import Survey, SurveySpec
@@ -123,7 +123,7 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None
         if why is None:
             return "gpu"
         warnings.warn(f"the gpu kernel cannot do this call: {why}; plain PyTorch does it, exactly and more slowly.",
-                      stacklevel=3)
+                      KliegWarning, stacklevel=3)
     if q.shape[2] >= MANY and sparse.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
         return "sparse"
     # A table of all pairs is what the native kernel would need for a scattered rule.

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.backends.cuda import cudnn_sdp_enabled, flash_sdp_enabled, mem_efficient_sdp_enabled
 
 from klieg.attention import Mask, hide, log_sum_exp, output, scores, slots, weights
-from klieg.errors import first_line
+from klieg.errors import KliegWarning, first_line
 from klieg.kernels.fused import LARGEST_MASK, contiguous, copies, needed, plain
 
 # The quickest first. Only the last takes a mask.
@@ -160,7 +160,7 @@ def _compared(name: str, device: torch.device, dtype: torch.dtype) -> bool:
         why = first_line(e)[:160]
     if why:
         warnings.warn(f"PyTorch's {name} kernel is not used on {device} in {str(dtype).removeprefix('torch.')}: {why}.",
-                      stacklevel=2)
+                      KliegWarning, stacklevel=2)
     return why is None
 
 

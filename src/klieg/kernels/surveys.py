@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from klieg.attention import Mask, weights
-from klieg.errors import KliegError
+from klieg.errors import KliegError, KliegWarning
 from klieg.kernels import gpu, native, sparse, streamed, strides, walked
 from klieg.survey import Survey, SurveySpec, edges, empty
 from klieg.tiles import Scores
@@ -71,7 +71,7 @@ def _maker(part: _Part, lse: Tensor | None, top: int, kernel: str | None) -> tup
     if kernel is None and scores.q.device.type == "cuda":
         if why := without["gpu"]:
             warnings.warn(f"the gpu kernel cannot make this survey: {why}; plain PyTorch does it, exactly and more slowly.",
-                          stacklevel=3)
+                          KliegWarning, stacklevel=3)
         kernel = "streamed" if why else "gpu"
     if kernel != "gpu":
         part = part.widened(lse)

@@ -62,7 +62,7 @@ class Lab:
 def find(name: str) -> Lab:
     """A lab by its name; KliegError if there is none."""
     if name not in NAMES:
-        raise KliegError(f"there is no lab {name!r}; the labs are {', '.join(NAMES)}.{nearest(name, list(NAMES))}")
+        raise KliegError(f"there is no lab {name!r}; klieg lab without a name lists them.{nearest(name, list(NAMES))}")
     found: Lab = import_module(f"klieg.labs.{name}").LAB
     return found
 

@@ -35,7 +35,7 @@ WORDS = {
     "sharpest": ("Largest weight of a row", "每行最大的权重"),
     "score": ("score", "指标"), "head": ("head", "头"), "mean": ("mean", "均值"),
     "interval": ("95 % interval", "95% 置信区间"),
-    "chance": ("chance", "随机基线"), "texts": ("texts", "文本数"), "by": ("difference", "差"),
+    "chance": ("chance", "随机基线"), "texts": ("texts", "文本数"), "by": ("B - A", "B - A"),
     "read": ("{tokens:,} tokens in {windows:,} texts", "{windows:,} 段文本，共 {tokens:,} 个词元"),
     "more": ("; the corpus goes on", "；语料还没有读完"),
     "partial": ("partial: the corpus was not read to its end", "未完：语料还没有读完"),
@@ -130,16 +130,18 @@ def highest(lines: Iterable[Line], language: str) -> Table:
 
 
 def differences(found: Iterable[Difference], names: tuple[str, str], language: str) -> Table:
-    """Heads with their scores in two atlases, a line each."""
+    """Heads with their scores in two atlases, a line each, in 80 columns; the atlases are A and B, named above them."""
     table = _table(("score", "head"), language)
-    for name in (safe(names[0]), word("interval", language), safe(names[1]), word("interval", language), word("by", language),
+    table.title, table.title_justify, table.title_style = f"A: {safe(names[0])}   B: {safe(names[1])}", "left", "dim"
+    table.collapse_padding = True
+    for name in ("A", word("interval", language), "B", word("interval", language), word("by", language),
                  word("interval", language)):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right")
     last = None
     for one in found:
         table.add_row(one.a.score if one.a.score != last else "", f"{one.a.layer}.{one.a.head}", _number(one.a.mean),
                       _interval(one.a.low, one.a.high), _number(one.b.mean), _interval(one.b.low, one.b.high),
-                      f"{one.by:+.3f}", _interval(one.low, one.high))
+                      _number(one.by, "+"), _interval(one.low, one.high))
         last = one.a.score
     return table
 
@@ -157,9 +159,10 @@ def _table(columns: Iterable[str], language: str) -> Table:
     return table
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}"
+def _number(value: float, sign: str = "") -> str:
+    """Four digits, so that tokens are as wide as shares."""
+    return f"{value:{sign}.{max(0, 4 - len(str(int(abs(value)))))}f}"
 
 
 def _interval(low: float, high: float) -> str:
-    return "—" if math.isnan(low) else f"{low:.3f} … {high:.3f}"
+    return "—" if math.isnan(low) else f"{_number(low)} … {_number(high)}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from klieg.views.palette import LIGHT, Paint, Theme
 from klieg.views.picture import FAINT, PAPER, Link, Mark, Picture, Rule, Span, Text
+from klieg.views.words import say
 
 WIDTH, HEIGHT, LEFT, TOP = 720.0, 320.0, 64.0, 56.0
 POINTS = 360  # a longer run is thinned to this many means, one for every two pixels
 
 
-def curve(training: list[tuple[int, float]], validation: list[tuple[int, float]], theme: Theme = LIGHT) -> Picture:
+def curve(training: list[tuple[int, float]], validation: list[tuple[int, float]], theme: Theme = LIGHT,
+          language: str = "en") -> Picture:
     """Points are (step, loss in nats a token). The training line is a mean over neighbouring steps where it is thinned."""
     every = -(-len(training) // POINTS)
     thinned = [_mean(training[n:n + every]) for n in range(0, len(training), every)]
@@ -25,13 +27,16 @@ def curve(training: list[tuple[int, float]], validation: list[tuple[int, float]]
         marks.append(Text(LEFT - 8, at((0, loss))[1] - 10, (Span(f"{loss:.2f}", FAINT),), "end", 11))
     for step in (0, last // 2, last):
         marks.append(Text(at((step, low))[0], TOP + HEIGHT + 6, (Span(f"{step:,}", FAINT),), "middle", 11))
-    for points, paint, name in ((thinned, Paint("ink3"), "training"), (validation, Paint("output"), "validation")):
-        marks += line([at(point) for point in points], paint, [f"{name}: step {step:g}, {loss:.4f}" for step, loss in points])
-    title = (Span("loss, nats a token   ", bold=True), Span(f"training {thinned[-1][1]:.3f}", FAINT))
-    if validation:
-        title += (Span(f"   validation {validation[-1][1]:.3f}", Paint("output")),)
+    title: tuple[Span, ...] = (Span(f"{say('curve loss', language)}   ", bold=True),)
+    for points, paint, ink, name in ((thinned, Paint("ink3"), FAINT, "training"),
+                                     (validation, Paint("output"), Paint("output"), "validation")):
+        said = say(f"curve {name}", language)
+        marks += line([at(point) for point in points], paint,
+                      [say("curve point", language, name=said, step=f"{step:g}", loss=f"{loss:.4f}") for step, loss in points])
+        if points:
+            title += (Span(f"{'   ' if points is validation else ''}{said} {points[-1][1]:.3f}", ink),)
     marks.append(Text(LEFT, 16, title))
-    return Picture(LEFT + WIDTH + 40, TOP + HEIGHT + 40, tuple(marks), "loss against training steps", theme, PAPER)
+    return Picture(LEFT + WIDTH + 40, TOP + HEIGHT + 40, tuple(marks), say("curve", language), theme, PAPER)
 
 
 def line(points: list[tuple[float, float]], paint: Paint, titles: list[str], dashes: int = 0) -> list[Mark]:

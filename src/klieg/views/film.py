@@ -56,7 +56,7 @@ class Strip:
 def told(trace: Trace, start: int, stop: int | None = None) -> dict[str, Any]:
     """Where the film begins, and of each of its tokens the probability that it had and what stood beside it."""
     if not trace.predicts or trace.kind == "encoder":
-        raise KliegError("this model expects no next token, so it has no film.")
+        raise KliegError("this model expects no next token, so it has no film; choose a model that writes.")
     count = len(trace.tokens)
     known = range(max(start, 1, count - len(trace.logits) + 1), count if stop is None else min(stop, count))
     return {"start": known.start, "steps": [_step(trace, at) for at in known]}

@@ -162,8 +162,8 @@ class Difference:
 def compare(a: Atlas, b: Atlas, score: str) -> list[Difference]:
     """Every head that both atlases have the score of, the largest difference first."""
     if a.rows != b.rows:
-        raise KliegError(f"{a.model!r} and {b.model!r} have different layers or heads; only models of one shape can be "
-                         "compared head by head.")
+        raise KliegError(f"{a.model!r} and {b.model!r} have different layers or heads; compare models of one shape, "
+                         "head by head.")
     there = {(line.layer, line.kind, line.head): line for line in b.table(score)}
     found = []
     for line in a.table(score):
