@@ -86,8 +86,8 @@ def test_map_writes_a_trace_of_the_models_own_weights(book: Path, llama: Path) -
 
 
 def test_what_it_says_next_is_in_chinese_too(book: Path, llama: Path) -> None:
-    ran = run("map", book, "--model", llama, "-o", "map.klieg", "--lang", "zh")
-    assert "看得最远的头" in ran.text and "最强的链接" in ran.text
+    ran = run("map", book, "--model", llama, "-o", "map.klieg", "--lang", "zh", COLUMNS="60")
+    assert "看得最远的头" in ran.text and "最强的链接" in ran.text and "已核对全部 8 个头" in ran.text
 
 
 def test_a_bundled_model_is_traced_whole(book: Path) -> None:
