@@ -259,7 +259,7 @@ def test_models_lists_what_is_there() -> None:
         row = next(line for line in ran.text.splitlines() if line.startswith(f"{name} "))
         shape = [model.layers, model.heads, model.kv_heads, model.positions]
         assert row.split()[1:6] == [model.config.model_type, *map(str, shape)]
-        assert row.rstrip().endswith(f" M  {models.find(name)}")
+        assert row.rstrip().endswith(f" {models.find(name)}")
 
 
 def test_tables_and_lines_speak_chinese(tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
