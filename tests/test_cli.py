@@ -252,13 +252,14 @@ def test_chat_answers_every_line_and_ends_with_the_input(tiny: Path) -> None:
 
 
 def test_models_lists_what_is_there() -> None:
-    ran = run("models")
+    ran = run("models", COLUMNS="60")
     assert (ran.status, ran.err) == (0, "")
     for name in models.bundled():
         model, _ = klieg.load(name)
         row = next(line for line in ran.text.splitlines() if line.startswith(f"{name} "))
         shape = [model.layers, model.heads, model.kv_heads, model.positions]
         assert row.split()[1:6] == [model.config.model_type, *map(str, shape)]
+        assert row.rstrip().endswith(f" {models.find(name)}")
 
 
 def test_tables_and_lines_speak_chinese(tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

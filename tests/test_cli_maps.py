@@ -86,8 +86,9 @@ def test_map_writes_a_trace_of_the_models_own_weights(book: Path, llama: Path) -
 
 
 def test_what_it_says_next_is_in_chinese_too(book: Path, llama: Path) -> None:
-    ran = run("map", book, "--model", llama, "-o", "map.klieg", "--keep", "0", "--lang", "zh")
+    ran = run("map", book, "--model", llama, "-o", "map.klieg", "--keep", "0", "--lang", "zh", COLUMNS="60")
     assert "看得最远的头" in ran.text and "最强的链接" in ran.text and "每个头：klieg heads map.klieg" in ran.text
+    assert "已核对全部 8 个头" in ran.text
     first, second = ran.err.splitlines()[:2]
     assert re.fullmatch(r"[\d,]+ 个词元 · 2 层 × \d+ 头 · \d+ 个键值组", first)
     assert re.fullmatch(r"保留统计（约 .+）以及第 0 层的 q 和 k（约 .+），存入 map\.klieg", second)

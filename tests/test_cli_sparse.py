@@ -29,7 +29,7 @@ def test_a_line_for_every_pattern(tiny: Path) -> None:  # noqa: F811
     assert ran.status == 0, ran.err
     trace, found = sparsity(str(tiny), TEXT, [Pattern.read(each) for each in PATTERNS])
     lines = text(ran).splitlines()
-    assert re.split(r"\s{2,}", lines[0].strip()) == ["pattern", "kept", "lost", "worst head", "bits", "mean bits", "next"]
+    assert re.split(r"\s{2,}", lines[0].strip()) == ["pattern", "kept", "lost", "worst head", "bits", "mean", "next"]
     assert lines[1].startswith("dense ") and "100.00 %" in lines[1]
     assert f"{100 * trace.next_tokens(1)[0].p:.1f} %" in lines[1]
     for line, each in zip(lines[2:], found, strict=False):

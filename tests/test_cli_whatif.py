@@ -39,7 +39,7 @@ def test_every_change_in_both_languages_and_any_width(tiny: Path) -> None:  # no
         ran = run("whatif", TEXT, *EVERY, "--rank", "--lang", "zh", "--model", tiny, COLUMNS=columns)
         assert ran.status == 0, ran.err
         assert all(word in ran.text for word in ("假如", "之前", "之后", "散度", "精确", "第 2 层", "静音"))
-        assert max(map(width, ran.text.splitlines())) <= int(columns)
+        assert max(map(width, ran.text.splitlines())) <= int(columns) and "已核对全部 18 个头" in ran.text
         assert all(change in ran.text for change in ("mute 0.g1", "hide-first all", "sharpen 1.4=2.5", "keep 2.3=window:2",
                                                   "replace love=hate"))
 

@@ -1,14 +1,14 @@
-"""The certificate of exact numbers: rows of weights sum to one, and A V is what the model's own module gave.
+"""The certificate that numbers are exact: every row of weights sums to one, and A V is what the model's own module gave.
 
-Two ways lead to it. `recomputed` builds the weights of whole rows from q, k and the log-sum-exp
-and compares every number: O(N^2), for short texts and for spot checks. `surveyed` needs one
-pass in O(N): the mass of every row comes from the survey, and A V is compared with the output
-of every row by one projection (Freivalds 1977): with r of random signs,
+There are two ways to make one. `recomputed` builds the weights of whole rows from q, k and the
+log-sum-exp and compares every number: O(N^2), for short texts and for spot checks. `surveyed`
+takes one pass and O(N) memory: the mass of every row comes from the survey, and A V is compared
+with the output of every row by one projection (Freivalds 1977). With a vector r of random signs,
 
     |A (V r) - output r|        A (V r) is Survey.probed        V r is a value matrix of width one
 
-For a wrong output the square of this is |A V - output|^2 in the mean over r, so over thousands
-of rows the worst one is at least as large as the worst single number, nearly surely.
+If an output is wrong, the mean of this squared over all r is |A V - output|^2. So over thousands
+of rows the worst difference found is, almost surely, at least as large as the worst single error.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Worst |row sum - 1| and worst |A V - the module's own output| over all rows and heads, and where they are."""
+    """The worst |row sum - 1| and the worst |A V - the module's own output| over all rows and heads, and where they are."""
 
     row_sum_error: float
     output_error: float
@@ -76,8 +76,8 @@ class Certificate:
 def limit(values: Tensor, dtype: torch.dtype = torch.float32) -> float:
     """How far A V may be from an output of this type through rounding alone; `values` is V, or V r.
 
-    A V is a mean of values, so its error is measured by the largest of them. A model that computes
-    in a narrower type than float32 rounds its weights and its output to that type: to its last digit.
+    A V is a weighted mean of values, so its error is measured against the largest of them. A model that computes
+    in a narrower type than float32 rounds its weights and its output to the last digit of that type.
     """
     return max(TOLERANCE, torch.finfo(dtype).eps) * max(1.0, values.abs().max().item())
 
@@ -97,9 +97,9 @@ def surveyed(survey: Survey, output: Tensor, signs: Tensor, probe: Tensor, *, la
              sinks: Tensor | None = None, first_row: int = 0) -> Certificate:
     """The certificate of all rows of one call, from a survey that carries `probed`.
 
-    output (b, h, i, e) is what the module gave, in its own type; signs and probe are those of
-    probe_of(v). `first_row` is the number of the call's first row, for the name of the worst.
-    What a model gives for a row that sees nothing is not attention, and is not compared.
+    output (b, h, i, e) is what the module gave, in its own type; signs and probe come from
+    probe_of(v). `first_row` is the number of the call's first row, so that the worst row is named rightly.
+    For a row that sees nothing, the model's output is not attention, and is not compared.
     """
     mixed = survey.probed - output.to(signs.dtype) @ signs
     return _worst(survey.mass, mixed.abs(), survey.lse, sinks, layer, kind, first_row, limit(probe, output.dtype))
@@ -107,7 +107,10 @@ def surveyed(survey: Survey, output: Tensor, signs: Tensor, probe: Tensor, *, la
 
 @torch.no_grad()
 def recomputed(call: Call, rows: Tensor | None = None) -> Certificate:
-    """The certificate of some rows (n,), int64, or of all, from q, k and lse; of row sums alone where v is not kept."""
+    """The certificate of some rows (n,), int64, or of all, from q, k and lse; of row sums alone where v was not kept.
+
+    KliegError where q or k was not kept.
+    """
     call.need("q", "k")
     texts = call.q.shape[0]
     rows = torch.arange(call.queries) if rows is None else rows
@@ -125,7 +128,7 @@ def recomputed(call: Call, rows: Tensor | None = None) -> Certificate:
 
 
 def joined(certificates: Iterable[Certificate], heads: int | None = None) -> Certificate:
-    """The worst of several; `heads` in all, by default their sum. What one of them fails, the whole fails."""
+    """The worst of several certificates; `heads` in all, by default their sum. If one of them fails, so does the result."""
     found = list(certificates)
     rows = max(found, key=lambda c: c.row_sum_error)
     # One that fails goes before one with a larger error and a larger limit.

@@ -33,9 +33,10 @@ class Rule:
 
     kind: str
     size: int = 0
+    """Slots of a window, block, stride or prefix; of an explicit table the slot of its first row."""
     table: Tensor | None = None
     global_tokens: int = 0
-    """Of a window, a block or a stride: so many first slots see all and are seen by all, whatever the rule says."""
+    """With a window, a block or a stride: this many slots at the start see all and are seen by all."""
 
     @property
     def reason(self) -> str:

@@ -1,11 +1,11 @@
-"""A Trace: everything that any view needs to know of one pass of a model. Plain data.
+"""A Trace: everything that any view needs to know about one pass of a model, as plain data.
 
 The map of attention is never stored. A Call keeps q, k and the log-sum-exp of each row as
-the model's own kernel gave them, and any tile of the map is exp(score - lse), exact, when
-somebody looks. The certificate says how far the worst row is from summing to one and the
-worst output from the model's own; a trace that fails it is an error and never a picture.
-A watched model of a long text keeps less: v and the output are checked and given away, and
-where q and k are not kept, the survey is all there is to see.
+the model's own kernel gave them, and any tile of the map is exp(score - lse), computed
+exactly when somebody looks at it. The certificate says how far the worst row is from summing
+to one, and the worst output from the model's own; a trace that fails it is an error and never
+a picture. When a watched model reads a long text, less is kept: v and the output are checked
+and then dropped, and where q and k are not kept either, only the survey is left to look at.
 
     trace = klieg.trace("chat", "I love you")
     trace[3].weights(head=2)         # (i, j)
@@ -57,13 +57,14 @@ class Candidate:
 
 @dataclass(eq=False)
 class Call:
-    """One call of attention. Shapes by the legend of attention.py; q and k as they entered the product.
+    """One call of attention. Shapes follow the legend of attention.py; q and k are as they entered the product.
 
-    q, k, v, output and the survey may be None: not kept. What cannot be shown without them raises a KliegError.
+    q, k, v, output and the survey may be None, which means not kept. Asking for what cannot be shown without them
+    raises a KliegError.
     """
 
     layer: int
-    """The layer's number in its stack; a stack with other layers between has gaps."""
+    """The layer's number in its stack; numbers have gaps where the stack has layers without attention."""
     kind: str
     """"self" in a decoder or in the only stack, "encoder", or "cross" for a decoder's look at its encoder."""
     q: Tensor | None
@@ -81,9 +82,9 @@ class Call:
     unrotated_k: Tensor | None = None
     survey: Survey | None = None
     certificate: Certificate | None = None
-    """From the pass itself, where v or the output was given away after it; None has it computed by certify()."""
+    """Made during the pass, where v or the output was dropped after it; None means that certify() computes it."""
     groups: int | None = None
-    """The number of key/value heads where k is not kept."""
+    """The number of key/value heads, where k was not kept."""
 
     texts = property(lambda self: self.lse.shape[0])
     heads = property(lambda self: self.lse.shape[1])
@@ -91,7 +92,7 @@ class Call:
 
     @property
     def kv_heads(self) -> int:
-        """The number of key/value heads: as k has them, as the watcher said, else one for each query head."""
+        """The number of key/value heads: those of k; without k what the watcher noted, or else one for each query head."""
         return self.k.shape[1] if self.k is not None else self.groups or self.heads
 
     @property
@@ -177,18 +178,18 @@ class Call:
 
     def pool(self, head: int, rows: tuple[int, int] | None = None, keys: tuple[int, int] | None = None, size: int = 512,
              batch: int = 0) -> Pooled:
-        """The region rows[0] <= i < rows[1], keys[0] <= j < keys[1] of a head's map in at most size x size buckets.
+        """The region rows[0] <= i < rows[1], keys[0] <= j < keys[1] of a head's map, in at most size x size buckets.
 
-        The result has mean and max (R, C) of each bucket, hidden cells counted as 0, and the bounds of the buckets.
-        Every number is exact: united from buckets of the survey's own map where the region begins and ends with
-        them and they are fine enough, else computed anew from q and k. By default the region is the whole map.
+        The result has the mean and the max (R, C) of each bucket, where hidden cells count as 0, and the bounds of the
+        buckets. Every number is exact: buckets of the survey's own map are joined if the region begins and ends with
+        them and they are fine enough; otherwise they are computed anew from q and k. By default the region is the whole map.
         """
         from klieg.pool import pool
         self._one(head, batch)
         return pool(self, head, rows or (0, self.queries), keys or (0, self.keys), size, batch)
 
     def surveyed(self, spec: SurveySpec) -> Call:
-        """The call with its survey, made now from q and k where it has none."""
+        """The call with a survey: its own, or one made now from q and k."""
         from klieg.kernels import survey
         if self.survey is not None:
             return self
@@ -211,7 +212,7 @@ class Call:
         return self.mask.reason(self.slot(query), key, batch, head)
 
     def certify(self) -> Certificate:
-        """The certificate of the pass, else one that recomputes every row from q, k, v and lse."""
+        """The certificate made during the pass, or else one that recomputes every row from q, k, v and lse."""
         if self.certificate is not None:
             return self.certificate
         self.need("q", "k", "v", "output")
@@ -237,9 +238,10 @@ class Source:
 
 @dataclass(eq=False)
 class Trace:
-    """One pass of a model over one text: `trace[layer]` is that layer's Call, `trace[layer, "cross"]` that of another kind.
+    """One pass of a model over one text: `trace[layer]` is a layer's own Call, `trace[layer, "cross"]` one of another kind.
 
-    Of a translator, text, ids and tokens are the target as its decoder reads it: the start mark first, and no end mark.
+    For a translator, text, ids and tokens are those of the target as its decoder reads it: with the start mark and without
+    the end mark. A trace whose certificate fails cannot be made: KliegError.
     """
 
     model: str
@@ -248,15 +250,15 @@ class Trace:
     tokens: list[str]
     calls: list[Call]
     logits: Tensor
-    """(m, vocabulary), float32, of the last m tokens; a watched model keeps few of them."""
+    """(m, vocabulary), float32: after each of the last m tokens. Of a watched model few are kept."""
     vocabulary: Sequence[str]
     """The label of every id."""
     source: Source | None = None
     """What the encoder of a translator read."""
     streams: dict[str, Stream] | None = None
-    """What happens around attention, by the kind of the stack: "self" or "encoder"; None where nobody asked for it."""
+    """The residual stream around attention, by the kind of the stack: "self" or "encoder"; None where nobody asked for it."""
     without_stream: dict[str, str] = field(default_factory=dict)
-    """The kinds that have none although it was asked for, and why."""
+    """The kinds that have no stream although it was asked for, and why."""
     certificate: Certificate = field(init=False)
 
     def __post_init__(self) -> None:
@@ -267,7 +269,7 @@ class Trace:
 
     @property
     def kind(self) -> str:
-        """The kind of attention that views show first: a translator's look at its source, else a decoder's own, or the only."""
+        """The kind that views show first: a translator's cross-attention, or else a decoder's own, or the only one there is."""
         if self.source is not None:
             return "cross"
         return "self" if any(call.kind == "self" for call in self.calls) else self.calls[0].kind
@@ -282,7 +284,7 @@ class Trace:
         return found
 
     def stream(self, kind: str | None = None) -> Stream:
-        """The residual stream of a stack, by default a decoder's or the only one; KliegError says why there is none."""
+        """The residual stream of a stack, by default the decoder's or the only one's; KliegError says why there is none."""
         kind = kind or ("self" if any(call.kind == "self" for call in self.calls) else self.calls[0].kind)
         if kind in (self.streams or {}):
             return self.streams[kind]
@@ -330,7 +332,7 @@ class Trace:
         return len(self.logits) > 0
 
     def probabilities(self, after: int | None = None) -> Tensor:
-        """Of every next token after token `after` (the last by default): (vocabulary,), float64."""
+        """The probability of every possible next token after token `after`, by default the last: (vocabulary,), float64."""
         last = len(self.tokens) - 1
         back = last - (last if after is None else self._token(after))
         if back >= len(self.logits):

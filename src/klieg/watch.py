@@ -1,4 +1,4 @@
-"""From a model to what its attention saw: trace() runs one of Klieg's over a text, watch() looks on while any other runs.
+"""From a model to what its attention saw: trace() runs one of Klieg's own models, watch() looks on while any other runs.
 
     trace = klieg.trace("chat", "I love you")            # a bundled name, a folder, a Hugging Face id
     trace = klieg.trace((model, tokenizer), "I love you")   # what klieg.load() gave
@@ -43,13 +43,15 @@ OFFER = ", or have its end cut off with --cut (in Python, cut=True)"
 def trace(model: str | tuple[Model, Tokenizer], text: str | Sequence[int], *, target: str | Sequence[int] | None = None,
           to: str | None = None, cut: bool = False, name: str | None = None, spec: SurveySpec | None = None,
           kernel: str | None = None) -> Trace:
-    """Run `model` over `text` and keep q, k, v, lse and output of every attention call, and the streams around them.
+    """Run `model` over `text`, and keep q, k, v, lse and output of every call of attention, and the residual stream around it.
 
-    A translator reads the text and the `target`, by default the best that its own beam search finds,
-    in one pass; `to` is the target's language, where the model has several. A text longer than the
-    model's positions is refused, or cut at its end where `cut` is set. With a SurveySpec every call
-    also carries its survey. What a model wrote is traced exactly by its ids, which may stand in the place
-    of the text, or for a translator of the target.
+    `model` is a bundled name, a folder, a Hugging Face id of one of Klieg's architectures, or what klieg.load() gave. A
+    translator reads the text and the `target`, by default the best that its own beam search finds, in one pass; `to` is the
+    target's language, if the model has several. A text longer than the model's positions is refused, or with `cut` cut at
+    its end. With `spec` every call also has a survey. `kernel` names one of klieg.kernels.KERNELS. To trace exactly what a
+    model wrote, give its ids instead of the text, or for a translator instead of the target.
+
+    KliegError for a model, text, target or kernel that cannot be used, and for a pass that fails its certificate.
     """
     if isinstance(text, str):
         check_text(text)
@@ -130,22 +132,22 @@ def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, sur
           layers: Sequence[int] | None = None, keep_qk: Sequence[int] | bool | None = None,
           folder: str | Path | None = None, budget: int | None = None, tokenizer: Any = None,
           on_call: Callable[[int, int], None] | None = None, streams: bool = False) -> Watched:
-    """Watch a model of transformers while it runs, on its own fast attention, to the last bit:
+    """Watch a model of transformers while it runs. It keeps its own fast attention, and its output stays the same bit for bit.
 
         with klieg.watch(model) as seen:
             model(**inputs)                      # or model.generate(**inputs)
         seen[5].survey.entropy                   # (b, h, i); seen[5, "cross"] for another kind
         seen[5].tile(head=3, rows=slice(0, 512), keys=slice(0, 512))
 
-    `top`, `map` and `bins` are those of SurveySpec; `survey=False` makes none. `layers` are the ones
-    to look at, all by default. q and k are kept for all of them (None), for some, or for none
-    (False): on the model's GPU and in memory, or in `folder`, within `budget` bytes: see Store. `on_call(done, expected)`
-    is told of every call. A tokenizer labels the tokens of `seen.trace()`. With `streams` that trace
-    also has what happens around attention (blocks.py), in memory: seven numbers or more for every
-    one of the residual stream, in every layer.
+    `top`, `map` and `bins` are those of SurveySpec; with `survey=False` no surveys are made. `layers` are the layers to
+    look at, by default all. `keep_qk` says for which of them q and k are kept: all (None), some, or none (False). They are
+    kept on the model's GPU and in memory, or in `folder`, within `budget` bytes; see Store. `on_call(done, expected)` is
+    called for every call of attention. With a tokenizer, `seen.trace()` has labels for its tokens. With `streams` that
+    trace also has the residual stream around attention (blocks.py), in memory: seven numbers or more for every number of
+    the stream, in every layer.
 
-    A model that cannot be watched exactly is a KliegError that says why, as is a call that fails
-    its certificate; it comes at the end of the block, and the model's own run is complete.
+    A model that cannot be watched exactly raises a KliegError that says why. A call that fails its certificate raises one
+    too, at the end of the block, when the model's own run is complete.
     """
     if isinstance(model, Decoder | Marian | Bert):
         raise KliegError("watch() is for models of transformers; klieg.trace((model, tokenizer), text) traces a model of "

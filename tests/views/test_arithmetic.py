@@ -84,6 +84,15 @@ def test_it_is_never_wider_than_the_terminal_and_never_cut(trace: Trace, columns
         assert exact(value) in re.sub(r"\s+", "", text)
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_in_a_terminal_of_eighty_columns_no_number_is_torn_from_its_step(trace: Trace, language: str) -> None:
+    place = (0, 1, 3, 2)
+    lines = shown(trace, place, 80, language).splitlines()
+    assert not [line for line in lines if re.fullmatch(NUMBER, line.strip())]
+    assert lines[-1].startswith(" " * 32) and lines[-1].endswith(f" = {exact(trace.cell(*place).share)}")
+    assert "(w·v · o) / (o · o)" in lines[-2]
+
+
 def test_a_hidden_pair_says_what_hides_it(trace: Trace) -> None:
     text = shown(trace, (0, 0, 1, 3))
     assert "I may not look at you: future" in text

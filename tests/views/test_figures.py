@@ -38,7 +38,7 @@ def test_overview_pools_a_long_text_and_says_so(long: Trace) -> None:
     picture = figures.overview(long, medium=TERMINAL, room=100)
     bars = [b for b in every(picture, Bar) if b.title.startswith("layer 0, head 1, ")]
     pool = -(-len(long.tokens) // len(bars))
-    assert f"one column for {pool} tokens: their largest weight (max-pooled)" in words(picture)
+    assert f"one column for {pool} tokens: the largest (max-pooled)" in words(picture)
     row = long[0].row(1, len(long.tokens) - 1).tolist()
     assert [b.value for b in bars] == [max(row[n:n + pool]) for n in range(0, len(row), pool)]
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from conftest import build
+from rich.console import Console
 
-from klieg.analysis.sparsity import Applied, Sparsity, losses
+from klieg.analysis.sparsity import USUAL, Applied, Sparsity, losses
 from klieg.patterns import Pattern
 from klieg.trace import Trace
 from klieg.views.picture import PAPER, TERMINAL, Cell, Medium, Picture, Ramp, Text
@@ -61,3 +64,14 @@ def test_the_table_has_bits_where_the_model_was_run(seen) -> None:
     full = table(trace, asked)
     assert len(full.columns) == 7 and full.row_count == 3
     assert list(full.columns[4].cells) == ["", "0.500", "0.500"] and torch.tensor(asked[0].mean) > 0
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_in_a_terminal_of_eighty_columns_a_pattern_has_one_line(seen, language: str) -> None:
+    trace, _ = seen
+    likely = [Shift("because", 1, 0.177, 0.177, 1, 1)]
+    found = [Sparsity(pattern, losses(trace, pattern), Applied(0.5, 0.25, likely, trace.certificate))
+             for pattern in map(Pattern.read, USUAL)]
+    console = Console(width=80, file=io.StringIO(), color_system=None, legacy_windows=False, _environ={})
+    console.print(table(trace, found, language))
+    assert len(console.file.getvalue().splitlines()) == len(USUAL) + 2

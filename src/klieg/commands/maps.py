@@ -155,17 +155,17 @@ def _source(source: str, text: str | None) -> Trace:
 
 def _summary(found: Trace, out: Path, language: str) -> None:
     """What was seen: the certificate, the head that looks farthest, and what to do next."""
-    from klieg.views.figures import certificate
     from klieg.views.palette import DARK
     from klieg.views.picture import TERMINAL
     from klieg.views.region import pooled_region, region
     from klieg.views.statistics import farthest
-    from klieg.views.text import written
+    from klieg.views.terminal import sealed
     from klieg.views.words import say
 
     console = shell.console()
     shell.wrote(out)
-    console.print(written(certificate(found, language, TERMINAL), DARK, console.width))
+    for line in sealed(found, language, console.width):
+        console.print(line)
     call, head = farthest(found)
     near = ""
     if call.survey.map_mean is not None:

@@ -11,6 +11,8 @@ import typer
 from klieg import shell
 from klieg.shell import Language, Model
 
+LINE = 10_000        # columns that a line of the table may have
+
 
 def list_models(lang: Language = None) -> None:
     """The models that come with Klieg."""
@@ -23,14 +25,17 @@ def list_models(lang: Language = None) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     language = shell.language(lang)
     for column in ("name", "shape", "layers", "heads", "kv heads", "positions", "parameters", "folder"):
-        table.add_column(say(f"model {column}", language), overflow="fold")
+        table.add_column(say(f"model {column}", language), no_wrap=True)
     for name in models.bundled():
         folder = models.find(name)
         config = parse_config(checkpoint.read_config(folder), str(folder))
         model = models.outline(config)
         table.add_row(name, config.model_type, str(model.layers), str(model.heads), str(model.kv_heads),
                       str(model.positions), f"{model.parameter_count / 1e6:.1f} M", str(folder))
-    shell.console().print(table)
+    # A path is there to be copied: where a terminal is narrower, it breaks the line itself, and no column is folded.
+    console = shell.console()
+    console.width = console.measure(table, options=console.options.update(max_width=LINE)).maximum
+    console.print(table)
 
 
 def export(

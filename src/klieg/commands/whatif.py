@@ -88,10 +88,10 @@ def _body(kind: str, numbers: dict, found: Any, language: str) -> bytes:
 def _show(found: WhatIf | None, heads: list | None, language: str) -> None:
     """What changed, sealed by the certificate of the changed pass; then the ranking."""
     from klieg.views.difference import difference, ranking
-    from klieg.views.figures import certificate
     from klieg.views.palette import DARK
     from klieg.views.picture import TERMINAL
-    from klieg.views.text import lower, written
+    from klieg.views.terminal import sealed
+    from klieg.views.text import lower
 
     console = shell.console()
 
@@ -101,7 +101,8 @@ def _show(found: WhatIf | None, heads: list | None, language: str) -> None:
 
     if found is not None:
         draw(difference(found, DARK, medium=TERMINAL, room=console.width, language=language))
-        console.print(written(certificate(found.after, language, TERMINAL), DARK, console.width))
+        for line in sealed(found.after, language, console.width):
+            console.print(line)
     if heads is not None:
         if found is not None:
             console.print()

@@ -3,11 +3,11 @@
     attention = attend(q, k, v, Mask.causal())
     attention.output, attention.lse, attention.kernel
 
-Every kernel gives the output and the log-sum-exp of every row. Types narrower than float32
-are widened before and the output is narrowed after, so a log-sum-exp always has the digits
-to rebuild the map from. The kernels on a GPU, and that of short texts on the CPU, read them as
-they are: their products of narrow numbers are exact, and summed in float32. On a GPU `fused` is
-the quickest of PyTorch's own.
+Every kernel gives the output and the log-sum-exp of every row. Types narrower than float32 are
+widened before the kernel runs, and its output is narrowed afterwards, so that a log-sum-exp always
+has enough digits to rebuild the map from. The kernels on a GPU, and the one for short texts on the
+CPU, read narrow types as they are: products of narrow numbers are exact there, and summed in
+float32. On a GPU, `fused` stands for the quickest of PyTorch's own kernels.
 """
 
 from __future__ import annotations
@@ -41,24 +41,31 @@ SMALL = 2**18
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """What attend() gives: output (b, h, i, e), lse (b, h, i) in nats, and the kernel that ran."""
+    """What attend() gives."""
 
     output: Tensor
+    """(b, h, i, e), in the type of v."""
     lse: Tensor
+    """(b, h, i), nats, float32 or wider: the log-sum-exp of every row's scores; -inf for a row that sees nothing."""
     survey: Survey | None
+    """What was kept of the map, if it was asked for."""
     kernel: str
+    """The one of KERNELS that ran."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: float | None = None,
            softcap: float | None = None, sinks: Tensor | None = None, bias: Tensor | None = None,
            survey: SurveySpec | None = None, kernel: str | None = None) -> Attention:
-    """softmax(softcap(scale * q k^T) + bias, over the keys the mask leaves) v, by the best kernel.
+    """softmax(softcap(scale * q k^T) + bias, over the keys the mask leaves) v, by the best kernel for the call.
 
-    q (b, h, i, d), k (b, g, j, d), v (b, g, j, e), sinks (h,), bias broadcastable to (b, h, i, j);
-    scale is 1/sqrt(d) by default. The output has the type of v. It carries gradients to q, k, v,
-    sinks and bias; the log-sum-exp and the survey carry none. `kernel` names one of KERNELS
-    instead of letting choose() decide. The tables of a mask may be read once for many calls: make
-    a new Mask rather than write into one. Shapes that do not fit raise a KliegError.
+    q (b, h, i, d), k (b, g, j, d) and v (b, g, j, e), where h is a multiple of g; the axes and sources are those of
+    attention.py. `scale` is 1/sqrt(d) by default; `softcap` c turns a score s into c * tanh(s / c); `sinks` (h,) are
+    scores that join every row's sum without a value; `bias` broadcasts to (b, h, i, j). With a SurveySpec the result
+    also has a survey of the map. `kernel` names one of KERNELS instead of the one that choose() finds.
+
+    The output has the type of v and carries gradients to q, k, v, sinks and bias; the log-sum-exp and the survey
+    carry none. A mask's tables may be read once for many calls, so make a new Mask rather than write into one. Shapes
+    that do not fit raise a KliegError, and so does a named kernel that cannot do the call.
     """
     if torch.is_autocast_enabled(q.device.type):
         # Autocast would narrow the matrix products behind the log-sum-exp.
@@ -85,22 +92,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
         kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
     elif named and (why := _refusal(kernel, q, k, v, mask, softcap, sinks, bias)):
         raise KliegError(f"the {kernel} kernel cannot do this call: {why}; leave the kernel open or name another.")
-    found = lines = None
-    if kernel == "fused":
-        output, lse = (backends if there else fused).attention(q, k, v, mask, scale=scale, bias=bias)
-    elif kernel in ("few", "packed", "short"):
-        output, lse = {"few": few, "packed": packed, "short": short}[kernel].attention(q, k, v, mask, scale=scale)
-    elif kernel == "native" and survey is not None:
-        output, found = surveys.attended(q, k, v, mask, survey, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
-        lse = found.lse
-    elif kernel == "gpu" and survey is not None and not _trained(q, k, v, sinks, bias):
-        output, lines = gpu.attended(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
-        lse = lines.pop("lse")
-        # A survey adds up distances in float64, for the sake of their squares.
-        del lines["distance_sum"]
-    else:
-        run = {"dense": dense, "gpu": gpu, "native": native, "sparse": sparse, "streamed": streamed}[kernel].attention
-        output, lse = run(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
+    output, lse, found, lines = _run(kernel, q, k, v, mask, survey, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
     lse = lse.detach()
     if survey is not None and found is None:
         maker = "streamed" if kernel == "streamed" else "gpu" if named == "gpu" else None
@@ -108,13 +100,36 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     return Attention(output if output.dtype == dtype else output.to(dtype), lse, found, kernel)
 
 
+def _run(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, spec: SurveySpec | None, *, scale: float,
+         softcap: float | None, sinks: Tensor | None,
+         bias: Tensor | None) -> tuple[Tensor, Tensor, Survey | None, dict[str, Tensor] | None]:
+    """Output and log-sum-exp by this kernel; and what it finds for a survey in the same pass: all of it, or lines of rows."""
+    found = lines = None
+    if kernel == "fused":
+        output, lse = (backends if q.device.type == "cuda" else fused).attention(q, k, v, mask, scale=scale, bias=bias)
+    elif kernel in ("few", "packed", "short"):
+        output, lse = {"few": few, "packed": packed, "short": short}[kernel].attention(q, k, v, mask, scale=scale)
+    elif kernel == "native" and spec is not None:
+        output, found = surveys.attended(q, k, v, mask, spec, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
+        lse = found.lse
+    elif kernel == "gpu" and spec is not None and not _trained(q, k, v, sinks, bias):
+        output, lines = gpu.attended(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
+        lse = lines.pop("lse")
+        # A survey adds up distances in float64, for the sake of their squares.
+        del lines["distance_sum"]
+    else:
+        run = {"dense": dense, "gpu": gpu, "native": native, "sparse": sparse, "streamed": streamed}[kernel].attention
+        output, lse = run(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias)
+    return output, lse, found, lines
+
+
 def choose(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | None, sinks: Tensor | None,
            bias: Tensor | None, surveyed: bool = False) -> str:
-    """The quickest kernel that is exact for this call; a survey is a pass of its own after any but the native one.
+    """The quickest kernel that is exact for this call; after any but the native one, a survey is a pass of its own.
 
-    On a GPU it is one of PyTorch's fused ones, or for what they do not take the one that is made for it. What that one
-    refuses too, plain PyTorch does there, as exactly and more slowly, and a warning says why. On the CPU the tensors are
-    float32 or float64: short texts in bfloat16 are handed over by attend() as they are.
+    On a GPU it is one of PyTorch's fused kernels, or Klieg's own kernel for what those do not take. What that one refuses
+    too is computed by plain PyTorch, as exactly and more slowly, and a warning says why. On the CPU the tensors are
+    float32 or float64; short texts in bfloat16 are not asked about here: attend() gives them to their kernel as they are.
     """
     if q.device.type == "cuda":
         if backends.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None:
@@ -145,7 +160,8 @@ def _reads(kernel: str | None, q: Tensor, k: Tensor, v: Tensor, mask: Mask, soft
            bias: Tensor | None) -> bool:
     """Whether this kernel takes the tensors in the types that they have.
 
-    Of float32 the fused one makes as much on the CPU: what that of short texts saves is to widen and to narrow.
+    On the CPU the kernel for short texts is taken for bfloat16 alone: it saves widening and narrowing, and in float32 the
+    fused one is as fast.
     """
     if kernel == "short":
         return q.dtype == torch.bfloat16 and short.refusal(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias) is None

@@ -160,8 +160,13 @@ class arithmetic:
         yield from self._vectors([("v", c.v.tolist(), V), (self._say("times v"), c.contribution.tolist(), V),
                                   (self._say("output"), c.output.tolist(), OUT)], columns)
         mine, all_of_it = (c.contribution @ c.output).item(), (c.output @ c.output).item()
-        quotient = f"(w·v · o) / (o · o) = {exact(mine)} / {exact(all_of_it)}"
-        yield self._step(self._say("share"), quotient, exact(c.share), OUT)
+        name, formula, quotient = self._say("share"), "(w·v · o) / (o · o)", f"{exact(mine)} / {exact(all_of_it)}"
+        whole = self._step(name, f"{formula} = {quotient}", exact(c.share), OUT)
+        if sum(width(span.text) for span in whole) <= columns:
+            yield whole
+        else:
+            yield self._step(name, "", formula, Paint("ink2"))
+            yield self._step("", quotient, exact(c.share), OUT)
 
 
 def _pad(text: str, columns: int) -> str:

@@ -44,7 +44,7 @@ WORDS = {
     "mute groups": ("Loss without each K/V group, less the loss with it", "去掉每个键值组之后损失的增加"),
     "mute layers": ("Loss without the attention of each layer, less the loss with it", "去掉每层注意力之后损失的增加"),
     "heads": ("head", "头"), "groups": ("K/V group", "键值组"), "layers": ("layer", "层"),
-    "change": ("loss, nats a token more", "损失增加，奈特/词元"),
+    "change": ("added loss, nats a token", "损失增加，奈特/词元"),
     "between": ("{count:,} more lie between", "其间还有 {count:,} 个"),
     "loss": ("loss of the model as it is: {loss:.4f} nats a token", "模型原本的损失：每词元 {loss:.4f} 奈特"),
     "heads of": ("Heads of {model}", "{model} 的注意力头"), "all": ("all scores", "全部指标"),

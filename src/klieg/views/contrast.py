@@ -15,7 +15,7 @@ WORDS = {
     "likelier": ("“{text}” is likelier by {bits} bits; “{token}” makes most of the difference",
                  "“{text}”更可能，多 {bits} 比特；差别主要来自“{token}”"),
     "equal": ("both are as likely", "两句一样可能"),
-    "model": ("by {model}; the surprise of a token is -log2 p of it, given all before it",
+    "model": ("model: {model}; the bits of a token are -log2 of its probability, given all before it",
               "模型：{model}；词元的意外程度是 −log₂ p（已知前文）"),
     "bits": ("bits", "比特"), "gain": ("B - A", "B − A"), "all": ("all", "合计"),
 }

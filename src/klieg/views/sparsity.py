@@ -60,7 +60,7 @@ def table(trace: Trace, found: Sequence[Sparsity], language: str = "en") -> Tabl
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("pattern", "share", "mean", "worst", *(("last", "bits", "next") if asked else ())):
         table.add_column(say(f"sparse {column}", language), justify="left" if column in ("pattern", "next") else "right",
-                         no_wrap=column == "pattern", overflow="fold")
+                         no_wrap=column != "next", overflow="fold")
     if asked:
         table.add_row(say("sparse dense", language), _percent(1.0), _percent(0.0), "", "", "",
                       _next(trace.next_tokens(1)))
@@ -69,7 +69,7 @@ def table(trace: Trace, found: Sequence[Sparsity], language: str = "en") -> Tabl
         bits = (() if each.applied is None else
                 (f"{each.applied.divergence:.3f}", f"{each.applied.divergence_mean:.3f}", _next(each.applied.likeliest)))
         table.add_row(str(each.pattern), _percent(each.share), _percent(each.mean),
-                      f"{loss.layer}.{head}{GAP}{GAP}{_percent(loss.mean[head].item())}", *bits)
+                      f"{loss.layer}.{head}{GAP}{_percent(loss.mean[head].item())}", *bits)
     return table
 
 

@@ -185,16 +185,20 @@ class screen:
 
     def _seal(self, seen: Focus, columns: int) -> Iterator[Line]:
         """The certificate, and what to do next."""
-        mark, *bounds = figures.certificate(self.trace, self.language, TERMINAL)
-        parts = _wrap(bounds[0].text.split(" · "), " · ", columns - width(mark.text))
-        for n, part in enumerate(parts):
-            yield self._line(columns, mark if n == 0 else Span(" " * width(mark.text)), Span(part, bounds[0].paint))
+        yield from sealed(self.trace, self.language, columns, self.theme)
         kind = "" if seen.kind == self.trace.kind else f"--kind {seen.kind} "
         cell = f"{kind}--cell {seen.layer}.{seen.head}.{seen.token}.{seen.here.key}"
         others = " · ".join(f"--kind {kind}" for kind in ("encoder", "self", "cross") if kind != seen.kind)
         last = ("browser", "klieg serve") if self.trace.source is None else ("other kinds", others)
         for key, command in (("one weight", cell), last):
             yield self._line(columns, *phrase(key, self.language, command=Span(command, INK)))
+
+
+def sealed(trace: Trace, language: str, columns: int, theme: Theme = DARK) -> Iterator[Line]:
+    """The certificate in lines no wider than the columns, broken only between its parts."""
+    mark, bounds = figures.certificate(trace, language, TERMINAL)
+    for n, part in enumerate(_wrap(bounds.text.split(" · "), " · ", columns - width(mark.text))):
+        yield text.written((mark if n == 0 else Span(" " * width(mark.text)), Span(part, bounds.paint)), theme, columns)
 
 
 def _wrap(parts: Sequence[str], between: str, columns: int) -> list[str]:

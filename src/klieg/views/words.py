@@ -25,7 +25,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "model": ("{layers} layers × {heads} heads · {groups} K/V groups · d {d} · kernel {kernel} · {tokens} tokens",
               "{layers} 层 × {heads} 头 · {groups} 个键值组 · d {d} · 内核 {kernel} · {tokens} 个词元"),
     "looks": ("where {token} looks, one column a token: ", "{token} 看向哪里，每列一个词元："),
-    "looks pooled": ("where {token} looks, one column for {pool} tokens: their largest weight (max-pooled)",
+    "looks pooled": ("where {token} looks, one column for {pool} tokens: the largest (max-pooled)",
                      "{token} 看向哪里，每列 {pool} 个词元，取其中最大的权重（最大池化）"),
     "looks short": ("where {token} looks, one column a token", "{token} 看向哪里，每列一个词元"),
     "certain": ("most certain head: {share} on {token}", "最确定的头：{share} 落在 {token}"),
@@ -75,7 +75,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "no cell": ("{query} may not look at {key}: {reason}", "{query} 不能看向 {key}：{reason}"),
     "place": ("layer {layer}, head {head}, query {query}, key {key}",
               "第 {layer} 层，头 {head}，查询 {query}，键 {key}"),
-    "widths": ("width", "维"),
+    "widths": ("dim", "维"),
     "before": ("before rotation", "旋转前"),
     "after": ("after rotation", "旋转后"),
     "product sum": ("sum of the {d} products", "{d} 个乘积之和"),
@@ -182,16 +182,16 @@ WORDS: dict[str, tuple[str, str]] = {
     "sparse mean": ("lost", "失去"),
     "sparse worst": ("worst head", "最差的头"),
     "sparse last": ("bits", "比特"),
-    "sparse bits": ("mean bits", "平均比特"),
+    "sparse bits": ("mean", "平均"),
     "sparse next": ("next", "下一词"),
     "sparse dense": ("dense", "稠密"),
     "sparse grid": ("weight that each head loses under {pattern}", "{pattern} 下每个头失去的权重"),
-    "sparse meaning": ("Kept: the share of the pairs. Lost: of a row's weights, which sum to 1, what stands on the pairs given "
-                       "up, in the mean over rows and heads.",
+    "sparse meaning": ("Kept: the share of all pairs of a query and a key. Lost: the part of a row's weights, which sum to 1, "
+                       "that falls on pairs given up, averaged over rows and heads.",
                        "保留：保留下来的词对占多少。失去：一行权重之和是一，其中落在被舍弃词对上的部分，"
                        "对各行各头取平均。"),
     "sparse bits meaning": ("Bits: KL(dense ‖ sparse) of the next token's probabilities when every head really sees only the "
-                            "pairs kept, after the last token, and in the mean over all.",
+                            "pairs kept; after the last token, and the mean over all tokens.",
                             "比特：每个头真的只看保留的词对时，下一词元概率的 KL(稠密 ‖ 稀疏)，先是末词之后，"
                             "再是对所有词元取平均。"),
     "sparse saved": ("A saved trace has no model to run again: no bits.",
