@@ -37,6 +37,17 @@ def moments(far: tl.tensor, farther: tl.tensor, w: tl.tensor, mass: tl.tensor, a
 
 
 @triton.jit
+def moments_of_one_side(far: tl.tensor, farther: tl.tensor, w: tl.tensor, mass: tl.tensor, at: tl.tensor, slots: tl.tensor,
+                        nearest: tl.tensor, KEYS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """The same of a tile whose keys all lie before all slots, or all behind: `nearest` is its last key then, or its first."""
+    steps = tl.abs(tl.arange(0, KEYS) - nearest).to(tl.float32)
+    once, twice = tl.sum(w * steps[None, :], 1).to(tl.float64), tl.sum(w * (steps * steps)[None, :], 1).to(tl.float64)
+    gap = tl.abs(slots - at - nearest).to(tl.float64)
+    wide = gap * mass.to(tl.float64)
+    return far + wide + once, farther + gap * (wide + 2 * once) + twice
+
+
+@triton.jit
 def mixed(base: tl.tensor, w: tl.tensor, at: tl.tensor, keys: tl.tensor, KEYS: tl.constexpr) -> tl.tensor:
     """The weights of every row times the numbers of their keys."""
     here = at + tl.arange(0, KEYS)
@@ -70,12 +81,44 @@ def _bin(distance: tl.tensor, lowest: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def _lowest_of(bins: tl.tensor, BINS: tl.constexpr) -> tl.tensor:
+    """The lowest distance of every bin: 0, 1, 2, 4, 8 ...; beyond all distances where a bin is not used."""
+    number = tl.arange(0, BINS)
+    lowest = tl.where(number == 0, 0, 1 << tl.minimum(tl.maximum(number - 1, 0), 30))
+    return tl.where(number < bins, lowest, FAR)
+
+
+@triton.jit
+def alike_until(at: tl.tensor, low: tl.tensor, high: tl.tensor) -> tl.tensor:
+    """Up to which key, from `at` on, all keys lie on one side of all slots from `low` to `high`, and in one bin of distance
+    of all of them; `at` or less where not even that key does."""
+    if at > high:
+        end = low + 2 * _power(at - high)
+    else:
+        end = low - _power(high - at) + 1
+    return end
+
+
+@triton.jit
+def _power(distance: tl.tensor) -> tl.tensor:
+    """The largest power of two up to a distance, at least 1."""
+    n = tl.maximum(distance, 1)
+    for shift in tl.static_range(5):
+        n |= n >> (1 << shift)
+    return n - (n >> 1)
+
+
+@triton.jit
+def in_one_bin(mass: tl.tensor, distance: tl.tensor, bins: tl.tensor, BINS: tl.constexpr) -> tl.tensor:
+    """All that rows have, in the bin of a distance, (BINS,) of which `bins` are used."""
+    return tl.where(tl.arange(0, BINS) == _bin(distance, _lowest_of(bins, BINS)), tl.sum(mass, 0), 0.0)
+
+
+@triton.jit
 def by_distance(w: tl.tensor, mass: tl.tensor, at: tl.tensor, rows: tl.tensor, offset: tl.tensor, queries: tl.tensor,
                 keys: tl.tensor, bins: tl.tensor, KEYS: tl.constexpr, BINS: tl.constexpr) -> tl.tensor:
     """A tile's weights by the bin of their distance, (BINS,) of which `bins` are used. Most tiles lie in one bin."""
-    number = tl.arange(0, BINS)
-    lowest = tl.where(number == 0, 0, 1 << tl.minimum(tl.maximum(number - 1, 0), 30))
-    lowest = tl.where(number < bins, lowest, FAR)
+    number, lowest = tl.arange(0, BINS), _lowest_of(bins, BINS)
     low, high = tl.min(rows, 0) + offset, tl.minimum(tl.max(rows, 0), queries - 1) + offset
     end = tl.minimum(at + KEYS, keys) - 1
     a = _bin(tl.maximum(tl.maximum(low - end, at - high), 0), lowest)
