@@ -268,4 +268,4 @@ print(*sorted(made), "wgmma" in made["_sweep"], "atom." in "".join(made.values()
 
 def test_it_compiles_for_hopper_without_one(tmp_path: Path) -> None:
     """The interpreter forgives what the compiler refuses. Products take the matrix unit, and nothing is added atomically."""
-    assert compiled(SWEEP, tmp_path) == ["_add", "_block", "_sweep", "_united", "True", "False"]
+    assert compiled(SWEEP, tmp_path) == ["_add", "_block", "_pick", "_sweep", "_united", "True", "False"]
