@@ -101,6 +101,9 @@ CASES = {
     "bfloat16": Case(Mask.causal(), dtype=torch.bfloat16),
     "float16": Case(Mask.causal(), dtype=torch.float16),
     "more queries than keys": Case(queries=23, keys=14),
+    "a long causal text": Case(Mask.causal(), queries=150, keys=150),
+    "a long text seen whole": Case(queries=130, keys=150),
+    "a long window": Case(Mask.causal() & Mask.window(70), queries=150, keys=150, heads=2),
 }
 
 
@@ -194,6 +197,26 @@ def test_of_equal_weights_the_first_are_named() -> None:
     torch.testing.assert_close(found.top_weights[:, :, 1:].cpu(), torch.full((1, 1, 19, 5), 0.05))
 
 
+@pytest.mark.parametrize("rising", [False, True])
+def test_the_largest_weights_may_all_lie_in_one_tile_or_come_last(monkeypatch: pytest.MonkeyPatch, rising: bool) -> None:
+    """In tiles of 64 keys, of which all are marked; or every tile is better than those before."""
+    for name in ("BLOCKS", "WIDE_BLOCKS", "FLOAT_BLOCKS"):
+        monkeypatch.setattr(tiles, name, (16, 64, 4))
+    q, k = random((1, 1, 3, 8), (1, 1, 400, 8))
+    q[..., 0], k[..., 0] = 1, 0
+    if rising:
+        k[..., 0] = torch.linspace(0, 40, 400)
+    else:
+        k[:, :, 64:128, 0] = 40
+    scores, spec = q.double() @ k.double().mT * 8**-0.5, SurveySpec(top=5, map=0)
+    found = survey(q.to(DEVICE), k.to(DEVICE), None, Mask(), spec, kernel="gpu")
+    truth = torch.softmax(scores, -1).topk(5)
+    torch.testing.assert_close(found.top_weights.cpu().double(), truth.values, atol=TOLERANCE, rtol=1e-4)
+    assert torch.equal(found.top_keys.cpu(), truth.indices)
+    if not rising:
+        assert ((found.top_keys >= 64) & (found.top_keys < 128)).all()
+
+
 def test_a_row_that_is_said_to_see_nothing_has_no_weights() -> None:
     case = CASES["everything"]
     lse = case.lse.float()
@@ -245,4 +268,4 @@ print(*sorted(made), "wgmma" in made["_sweep"], "atom." in "".join(made.values()
 
 def test_it_compiles_for_hopper_without_one(tmp_path: Path) -> None:
     """The interpreter forgives what the compiler refuses. Products take the matrix unit, and nothing is added atomically."""
-    assert compiled(SWEEP, tmp_path) == ["_add", "_block", "_sweep", "_united", "True", "False"]
+    assert compiled(SWEEP, tmp_path) == ["_add", "_block", "_pick", "_sweep", "_united", "True", "False"]

@@ -40,6 +40,18 @@ def stored(sums: tl.tensor, peaks: tl.tensor, bucket: tl.tensor, band: tl.tensor
 
 
 @triton.jit
+def closed(sums: tl.tensor, peaks: tl.tensor, bucket: tl.tensor, at: tl.tensor, band: tl.tensor, rows: tl.tensor,
+           queries: tl.tensor, pool: tl.tuple) -> tuple[tl.tensor, ...]:
+    """Stores the open bucket where it ends at a key. Sums, maxima and the open bucket, and where that ends."""
+    edge = tl.load(pool[1] + bucket + 1)
+    if edge == at:
+        stored(sums, peaks, bucket, band, rows, queries, pool)
+        sums, peaks, bucket = sums * 0, peaks * 0, bucket + 1
+        edge = tl.load(pool[1] + bucket + 1)
+    return sums, peaks, bucket, edge
+
+
+@triton.jit
 def pooled(w: tl.tensor, mass: tl.tensor, at: tl.tensor, sums: tl.tensor, peaks: tl.tensor, bucket: tl.tensor,
            band: tl.tensor, rows: tl.tensor, queries: tl.tensor, keys: tl.tensor, pool: tl.tuple,
            KEYS: tl.constexpr) -> tuple[tl.tensor, ...]:

@@ -1,4 +1,4 @@
-"""What a tile of weights adds to its rows and to the bins of distance, on the GPU."""
+"""What a tile of weights adds to its rows, on the GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import triton.language as tl
 from klieg.kernels.gpu.scores import LN2
 
 NOTHING = tl.constexpr(-1e30)       # bits of a weight of 0: finite, so that its share of the entropy is no NaN
-FAR = tl.constexpr(2**31 - 1)       # beyond all distances
 
 
 @triton.jit
@@ -31,6 +30,17 @@ def moments(far: tl.tensor, farther: tl.tensor, w: tl.tensor, mass: tl.tensor, a
     steps = tl.abs(tl.arange(0, KEYS)[None, :] - nearest[:, None]).to(tl.float32)
     walked = w * steps
     once, twice = tl.sum(walked, 1).to(tl.float64), tl.sum(walked * steps, 1).to(tl.float64)
+    gap = tl.abs(slots - at - nearest).to(tl.float64)
+    wide = gap * mass.to(tl.float64)
+    return far + wide + once, farther + gap * (wide + 2 * once) + twice
+
+
+@triton.jit
+def moments_of_one_side(far: tl.tensor, farther: tl.tensor, w: tl.tensor, mass: tl.tensor, at: tl.tensor, slots: tl.tensor,
+                        nearest: tl.tensor, KEYS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """The same of a tile whose keys all lie before all slots, or all behind: `nearest` is its last key then, or its first."""
+    steps = tl.abs(tl.arange(0, KEYS) - nearest).to(tl.float32)
+    once, twice = tl.sum(w * steps[None, :], 1).to(tl.float64), tl.sum(w * (steps * steps)[None, :], 1).to(tl.float64)
     gap = tl.abs(slots - at - nearest).to(tl.float64)
     wide = gap * mass.to(tl.float64)
     return far + wide + once, farther + gap * (wide + 2 * once) + twice
@@ -64,29 +74,7 @@ def store_distances(distances: tl.tuple, line: tl.tensor, live: tl.tensor, far: 
 
 
 @triton.jit
-def _bin(distance: tl.tensor, lowest: tl.tensor) -> tl.tensor:
-    """The bin of a distance, given the lowest distance of every bin."""
-    return tl.sum((lowest <= distance).to(tl.int32), 0) - 1
-
-
-@triton.jit
-def by_distance(w: tl.tensor, mass: tl.tensor, at: tl.tensor, rows: tl.tensor, offset: tl.tensor, queries: tl.tensor,
-                keys: tl.tensor, bins: tl.tensor, KEYS: tl.constexpr, BINS: tl.constexpr) -> tl.tensor:
-    """A tile's weights by the bin of their distance, (BINS,) of which `bins` are used. Most tiles lie in one bin."""
-    number = tl.arange(0, BINS)
-    lowest = tl.where(number == 0, 0, 1 << tl.minimum(tl.maximum(number - 1, 0), 30))
-    lowest = tl.where(number < bins, lowest, FAR)
-    low, high = tl.min(rows, 0) + offset, tl.minimum(tl.max(rows, 0), queries - 1) + offset
-    end = tl.minimum(at + KEYS, keys) - 1
-    a = _bin(tl.maximum(tl.maximum(low - end, at - high), 0), lowest)
-    b = _bin(tl.maximum(high - at, end - low), lowest)
-    found = tl.where(number == a, tl.sum(mass, 0), 0.0)
-    if a < b:
-        found = tl.zeros((BINS,), tl.float32)
-        distance = tl.abs((rows + offset)[:, None] - (at + tl.arange(0, KEYS))[None, :])
-        for bin in range(a, b + 1):
-            start = tl.sum(tl.where(number == bin, lowest, 0), 0)
-            stop = tl.min(tl.where(number > bin, lowest, FAR), 0)
-            some = tl.where((distance >= start) & (distance < stop), w, 0.0)
-            found += tl.where(number == bin, tl.sum(tl.sum(some, 1), 0), 0.0)
-    return found
+def store_probed(probe: tl.tuple, line: tl.tensor, live: tl.tensor, probed: tl.tensor) -> None:
+    """Stores the sums of mixed(), where they are wanted."""
+    if probe is not None:
+        tl.store(probe[3] + line, probed, mask=live)

@@ -16,9 +16,19 @@ import triton.language as tl
 from torch import Tensor
 
 from klieg.kernels.gpu import ready
-from klieg.kernels.gpu.buckets import Pool, opened, pooled, stored
-from klieg.kernels.gpu.largest import insert, none_yet, written
-from klieg.kernels.gpu.lines import NOTHING, by_distance, mixed, moments, single, store_distances, store_lines
+from klieg.kernels.gpu.bins import alike_until, by_distance, in_one_bin, store_bins
+from klieg.kernels.gpu.buckets import Pool, closed, opened, pooled, stored
+from klieg.kernels.gpu.largest import HIDDEN, Tops, insert, none_yet
+from klieg.kernels.gpu.lines import (
+    NOTHING,
+    mixed,
+    moments,
+    moments_of_one_side,
+    single,
+    store_distances,
+    store_lines,
+    store_probed,
+)
 from klieg.kernels.gpu.scores import arguments, load_tile, padded, place
 from klieg.kernels.gpu.tiles import blocks, logs_of, score_bits
 from klieg.kernels.gpu.visible import reach, span_of, tabled
@@ -68,66 +78,112 @@ def _add(columns: tl.tensor, reached: tl.tensor, bands: tl.tensor, keys: tl.tens
 
 
 @triton.jit
+def _weigh(q_tile: tl.tensor, k_tile: tl.tensor, at: tl.tensor, whole: tl.tensor, of: tl.tuple, about: tl.tuple,
+           asked: tl.tuple, found: tl.tuple, KEYS: tl.constexpr, SLOTS: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """The weights of a tile, what they have in each row, and each row's largest, in log2; stores what they have in each
+    column, and adds to `found` what is found in rows whatever their keys.
+
+    of: (rows, line, live, logs, spans, local) of the queries; asked: (columns, lines, probe from its first key on, pool,
+    tops); found: (entropy, probed, lists).
+    """
+    rows, line, live, logs, spans, local = of
+    columns, lines, probed_at, pool, tops = asked
+    entropy, probed, lists = found
+    dot = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+    x = score_bits(dot, at, whole, spans, rows, about, KEYS) - logs[:, None]
+    w, peak = tl.exp2(x), rows * 0.0
+    if columns is not None:
+        _store_columns(columns, w, at, local, about[3], KEYS)
+    if lines is not None:
+        entropy -= tl.sum(w * x, 1)
+    if probed_at is not None:
+        probed += mixed(probed_at, w, at, about[3], KEYS)
+    if lines is not None or pool is not None or SLOTS > 0:
+        peak = tl.max(x, 1)
+    if SLOTS:
+        lists = insert(x, peak, at, lists, tops, line, live, SLOTS, KEYS)
+    return w, tl.sum(w, 1), peak, (entropy, probed, lists)
+
+
+@triton.jit
+def _run(q_tile: tl.tensor, k: tl.tuple, base: tl.tensor, at: tl.tensor, end: tl.tensor, of: tl.tuple, about: tl.tuple,
+         asked: tl.tuple, found: tl.tuple, distances: tl.tuple, far: tl.tensor, farther: tl.tensor, slots: tl.tensor,
+         before: tl.tensor, WIDTH: tl.constexpr, PADDED: tl.constexpr, KEYS: tl.constexpr,
+         SLOTS: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """A run of tiles that the rows see whole, all `before` their slots or all behind: what rows have and their largest, in
+    log2, and what was carried."""
+    held = slots * 0.0
+    highest, nearest = held + NOTHING, tl.where(before, KEYS - 1, 0)
+    for here in range(at, end, KEYS):
+        k_tile = load_tile(base, here, k[3], about[3], KEYS, WIDTH, PADDED, True)
+        w, mass, peak, found = _weigh(q_tile, k_tile, here, True, of, about, asked, found, KEYS, SLOTS)
+        held, highest = held + mass, tl.maximum(highest, peak)
+        if distances is not None:
+            far, farther = moments_of_one_side(far, farther, w, mass, here, slots, nearest, KEYS)
+    return held, highest, found, far, farther
+
+
+@triton.jit
 def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, tables: tl.tuple, bias: tl.tuple,
            scale: tl.tensor, softcap: tl.tensor, queries: tl.tensor, keys: tl.tensor, offset: tl.tensor, repeat: tl.tensor,
            lse: tl.tensor, heads: tl.tensor, first_band: tl.tensor, first_key: tl.tensor, columns: tl.tuple, lines: tl.tuple,
            distances: tl.tuple, probe: tl.tuple, histogram: tl.tuple, pool: tl.tuple, tops: tl.tuple, WIDTH: tl.constexpr,
            PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, BINS: tl.constexpr,
            SLOTS: tl.constexpr) -> None:
-    """One band of queries of one head, over all keys that it sees. What is None or 0 is not wanted."""
+    """One band of queries of one head, over all keys that it sees. What is None or 0 is not wanted.
+
+    Tiles that the band sees whole, in one bucket of keys and one bin of distance, make a run, and nothing is asked of each.
+    """
     local, pid = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)        # under causality the longest first
     band, text, head, none = first_band + local, pid // heads, pid % heads, tl.zeros((ROWS,), tl.float32)
     rows = band * ROWS + tl.arange(0, ROWS)
-    live, line = rows < queries, tl.cast(pid, tl.int64) * queries + rows
-    logs, spans = logs_of(lse, line, live), span_of(row_spans, text, rows, queries)
+    line, slots, spans = tl.cast(pid, tl.int64) * queries + rows, rows + offset, span_of(row_spans, text, rows, queries)
+    low, high = band * ROWS + offset, tl.minimum(band * ROWS + ROWS, queries) - 1 + offset
     start, whole_start, whole_stop, stop = reach(spans[0], spans[1], KEYS, tabled(tables))
     base, about = place(k, text, head // repeat), (text, head, queries, keys, scale, softcap, bias, tables)
+    of = rows, line, rows < queries, logs_of(lse, line, rows < queries), spans, local
+    asked = columns, lines, None if probe is None else place(probe, text, head // repeat), pool, tops
     q_tile = load_tile(place(q, text, head), band * ROWS, q[3], queries, ROWS, WIDTH, PADDED, False)
-    # Loops within the loop keep the compiler from fetching tiles ahead; then it is done here.
-    AHEAD: tl.constexpr = BINS + SLOTS > 0 or pool is not None
-    if AHEAD:
-        ahead = load_tile(base, start, k[3], keys, KEYS, WIDTH, PADDED, False)
-    peak, total, entropy, first, own, probed = none + NOTHING, none, none, none, none, none
-    far, farther, sums, peaks, bucket = none.to(tl.float64), none.to(tl.float64), none, none, opened(pool, start, keys)
-    if BINS:
-        bins = tl.zeros((BINS,), tl.float32)
-    if SLOTS:
-        best, places = none_yet(tops[2], ROWS, SLOTS)
-    for at in range(start, stop, KEYS):
-        k_tile = ahead if AHEAD else load_tile(base, at, k[3], keys, KEYS, WIDTH, PADDED, False)
-        dot = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
-        if AHEAD:
-            ahead = load_tile(base, at + KEYS, k[3], keys, KEYS, WIDTH, PADDED, False)
-        bits = score_bits(dot, at, (at >= whole_start) & (at < whole_stop), spans, rows, about, KEYS)
-        w = tl.exp2(bits - logs[:, None])
-        mass = tl.sum(w, 1)
-        if columns is not None:
-            _store_columns(columns, w, at, local, keys, KEYS)
-        if lines is not None:
-            peak, total = tl.maximum(peak, tl.max(bits, 1)), total + mass
-            entropy -= tl.sum(w * (bits - logs[:, None]), 1)
-            first, own = first + single(w, at, rows * 0 - first_key, KEYS), own + single(w, at, rows + offset, KEYS)
-        if distances is not None:
-            far, farther = moments(far, farther, w, mass, at, rows + offset, KEYS)
-        if probe is not None:
-            probed += mixed(place(probe, text, head // repeat), w, at, keys, KEYS)
-        if BINS:
-            bins += by_distance(w, mass, at, rows, offset, queries, keys, histogram[1], KEYS, BINS)
+    found = none, none, none_yet(0 if tops is None else tops[2], ROWS, SLOTS if SLOTS else 1)
+    top, total, first, own, far, farther = none + NOTHING, none, none, none, none.to(tl.float64), none.to(tl.float64)
+    sums, peaks, bucket, bins = none, none, opened(pool, start, keys), tl.zeros((BINS if BINS else 1,), tl.float32)
+    at = start
+    while at < stop:
+        end = tl.where(at >= whole_start, whole_stop, at)
         if pool is not None:
-            sums, peaks, bucket = pooled(w, mass, at, sums, peaks, bucket, band, rows, queries, keys, pool, KEYS)
-        if SLOTS:
-            best, places = insert(w, at, best, places, SLOTS, KEYS)
+            sums, peaks, bucket, edge = closed(sums, peaks, bucket, at, band, rows, queries, pool)
+            end = tl.minimum(end, edge)
+        if BINS:
+            # The first key of all has a line of its own.
+            end = tl.where(at + first_key == 0, at, tl.minimum(end, alike_until(at, low, high)))
+        end = tl.maximum(end // KEYS * KEYS, at)
+        if end > at:
+            held, peak, found, far, farther = _run(q_tile, k, base, at, end, of, about, asked, found, distances, far, farther,
+                                                   slots, at <= high, WIDTH, PADDED, KEYS, SLOTS)
+            if BINS:
+                bins += in_one_bin(held, tl.where(at > high, at - high, high - at), histogram[1], BINS)
+            if pool is not None:
+                sums, peaks = sums + held, tl.maximum(peaks, tl.exp2(peak))
+        else:
+            k_tile, whole = load_tile(base, at, k[3], keys, KEYS, WIDTH, PADDED, False), (at >= whole_start) & (at < whole_stop)
+            w, held, peak, found = _weigh(q_tile, k_tile, at, whole, of, about, asked, found, KEYS, SLOTS)
+            if lines is not None:
+                first, own = first + single(w, at, rows * 0 - first_key, KEYS), own + single(w, at, slots, KEYS)
+            if distances is not None:
+                far, farther = moments(far, farther, w, held, at, slots, KEYS)
+            if BINS:
+                bins += by_distance(w, held, at, rows, offset, queries, keys, histogram[1], KEYS, BINS)
+            if pool is not None:
+                sums, peaks, bucket = pooled(w, held, at, sums, peaks, bucket, band, rows, queries, keys, pool, KEYS)
+            end = at + KEYS
+        top, total, at = tl.maximum(top, peak), total + held, end
     _store_reach(columns, local, start, stop, KEYS)
-    store_lines(lines, line, live, peak, total, entropy, first, own)
-    store_distances(distances, line, live, far, farther)
-    if probe is not None:
-        tl.store(probe[3] + line, probed, mask=live)
-    if BINS:
-        tl.store(histogram[0] + (tl.cast(pid, tl.int64) * histogram[2] + band) * BINS + tl.arange(0, BINS), bins)
+    store_lines(lines, line, of[2], tl.where(top > HIDDEN, top + of[3], NOTHING), total, found[0], first, own)
+    store_distances(distances, line, of[2], far, farther)
+    store_probed(probe, line, of[2], found[1])
+    store_bins(histogram, band, bins)
     if pool is not None:
         stored(sums, peaks, bucket, band, rows, queries, pool)
-    if SLOTS:
-        written(tops, line, live, best, places, SLOTS)
 
 
 @torch.no_grad()
@@ -167,14 +223,13 @@ def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None
         pool = Pool((batch, heads), wanted.row_edges, wanted.key_edges, size["ROWS"], q.device)
         asked["pool"] = pool.arguments()
     if wanted.top:
-        found["top_weights"] = torch.empty(*rows, wanted.top, device=q.device)
-        found["top_keys"] = torch.empty(*rows, wanted.top, dtype=torch.int64, device=q.device)
-        asked["tops"] = found["top_weights"], found["top_keys"], wanted.top
+        tops = Tops(scores, wanted.top)
+        asked["tops"] = tops.arguments()
     for first in range(0, bands, step):
         count = min(step, bands - first)
         _sweep[count, every](**told, **asked, lse=lse, heads=heads, first_band=first, first_key=scores.first_key,
                              PADDED=padded(width), BINS=bins,
-                             SLOTS=triton.next_power_of_2(wanted.top) if wanted.top else 0, **size, enable_fp_fusion=True)
+                             SLOTS=tops.slots if wanted.top else 0, **size, enable_fp_fusion=True)
         if columns:
             _add[triton.cdiv(keys, COLUMNS), every](*asked["columns"], count, keys, found["received"], COLUMNS=COLUMNS,
                                                     enable_fp_fusion=True)
@@ -182,4 +237,6 @@ def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None
         found["histogram"] = asked["histogram"][0].sum(1)[:, :wanted.bins].unflatten(0, (batch, heads))
     if wanted.row_edges:
         found["map_sum"], found["map_max"] = pool.united()
+    if wanted.top:
+        found["top_weights"], found["top_keys"] = tops.picked(scores, lse)
     return found

@@ -48,11 +48,13 @@ def score_bits(dot: tl.tensor, at: tl.tensor, whole: tl.tensor, spans: tl.tuple,
     batch, head, queries, keys, scale, softcap, bias, tables = about
     here = at + tl.arange(0, KEYS)
     bits = biased(capped(dot, scale, softcap)[0], bias, batch, head, rows[:, None], here[None, :], queries, keys)
+    if bias[0] is not None:
+        bits = tl.maximum(bits, NOTHING)                # a bias may be minus infinity
     if not whole:
         seen = (here[None, :] >= spans[0][:, None]) & (here[None, :] < spans[1][:, None])
         seen &= in_tables(tables, batch, head, rows[:, None], here[None, :], queries, keys)
         bits = tl.where(seen, bits, NOTHING)
-    return tl.maximum(bits, NOTHING)                    # a bias may be minus infinity
+    return bits
 
 
 @triton.jit
