@@ -75,8 +75,9 @@ def _weights(q: tl.tuple, k: tl.tuple, bias: tl.tuple, scale: tl.tensor, softcap
              keys: tl.tensor, repeat: tl.tensor, lse: tl.tensor, heads: tl.tensor, line: tl.tensor, key: tl.tensor,
              there: tl.tensor, WIDTH: tl.constexpr, PADDED: tl.constexpr) -> tl.tensor:
     """The weight of every line's query on a key of its own, 0 where none is there."""
-    column, rows = tl.arange(0, PADDED), line % queries
-    text, head = line // queries // heads, line // queries % heads
+    # Where none is there, nothing outside the tables may be read.
+    line, key, column = tl.where(there, line, 0), tl.where(there, key, 0), tl.arange(0, PADDED)
+    rows, text, head = line % queries, line // queries // heads, line // queries % heads
     inside = there[:, None] & (column < WIDTH)[None, :]
     q_at, k_at = place(q, text, head) + rows * q[3], place(k, text, head // repeat) + tl.cast(key, tl.int64) * k[3]
     q_rows = tl.load(q_at[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
