@@ -73,7 +73,8 @@ def test_answers_are_chinese_where_chinese_is_asked_for(client: TestClient, meth
 
 
 def test_the_guard_speaks_chinese_too(client: TestClient) -> None:
-    assert client.get("/api/models", headers={"host": "elsewhere"}).json()["error"] == "这台服务器只应答它自己的地址；请打开 klieg serve 打印的地址。"
+    elsewhere = client.get("/api/models", headers={"host": "elsewhere"}).json()["error"]
+    assert elsewhere == "这台服务器只应答它自己的地址；请打开 klieg serve 打印的地址。"
     long = client.post("/api/traces", json={"text": "a" * 1_000_001, "model": "chat"}).json()["error"]
     assert long == "这段文字超过 1,000,000 字节；请缩短它。"
 
