@@ -28,7 +28,7 @@ tiles = pytest.importorskip("klieg.kernels.gpu.tiles")
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCE = 5e-6        # of float32, at the size that the truth has
-SPEC = SurveySpec(top=2, map=3, bins=5)
+SPEC = SurveySpec(top=2, map=3, bins=9)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ CASES = {
     "bfloat16": Case(Mask.causal(), dtype=torch.bfloat16),
     "float16": Case(Mask.causal(), dtype=torch.float16),
     "more queries than keys": Case(queries=23, keys=14),
-    "a long causal text": Case(Mask.causal(), queries=150, keys=150),
+    "a long causal text": Case(Mask.causal(), queries=144, keys=144),          # whose buckets end with tiles
     "a long text seen whole": Case(queries=130, keys=150),
     "a long window": Case(Mask.causal() & Mask.window(70), queries=150, keys=150, heads=2),
 }
@@ -195,6 +195,14 @@ def test_of_equal_weights_the_first_are_named() -> None:
     assert (found.top_keys[:, :, 1:].cpu() == torch.arange(5)).all()
     assert found.top_keys[0, 0, 0].tolist() == [19, 0, 1, 2, 3]
     torch.testing.assert_close(found.top_weights[:, :, 1:].cpu(), torch.full((1, 1, 19, 5), 0.05))
+
+
+def test_of_equal_tiles_the_first_stay() -> None:
+    """When a better one comes, it takes the place of the last."""
+    q, k = torch.zeros(1, 1, 3, 8, device=DEVICE), torch.zeros(1, 1, 80, 8, device=DEVICE)
+    q[..., 0], k[..., 70, 0] = 1, 1
+    found = survey(q, k, None, Mask(), SurveySpec(top=2, map=0), kernel="gpu")
+    assert found.top_keys.tolist() == [[[[70, 0]] * 3]]
 
 
 @pytest.mark.parametrize("rising", [False, True])
