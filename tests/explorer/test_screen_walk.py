@@ -170,6 +170,7 @@ def test_brackets_and_commas_change_layer_and_head(page, address: str) -> None:
     assert pointed(page, "q", 1, 0, width) == TRACE[2].q[0, HEAD, 1, 0].item()
     page.keyboard.press(",")
     until(page, "document.querySelector('.panel h2').innerText.includes('Head 2')")
+    settled(page)
     assert pointed(page, "q", 1, 0, width) == TRACE[2].q[0, 2, 1, 0].item()
 
 
