@@ -29,10 +29,7 @@ def moments(far: tl.tensor, farther: tl.tensor, w: tl.tensor, mass: tl.tensor, a
     nearest = tl.minimum(tl.maximum(slots - at, 0), KEYS - 1)
     steps = tl.abs(tl.arange(0, KEYS)[None, :] - nearest[:, None]).to(tl.float32)
     walked = w * steps
-    once, twice = tl.sum(walked, 1).to(tl.float64), tl.sum(walked * steps, 1).to(tl.float64)
-    gap = tl.abs(slots - at - nearest).to(tl.float64)
-    wide = gap * mass.to(tl.float64)
-    return far + wide + once, farther + gap * (wide + 2 * once) + twice
+    return _moved(far, farther, mass, tl.sum(walked, 1), tl.sum(walked * steps, 1), tl.abs(slots - at - nearest))
 
 
 @triton.jit
@@ -40,8 +37,15 @@ def moments_of_one_side(far: tl.tensor, farther: tl.tensor, w: tl.tensor, mass: 
                         nearest: tl.tensor, KEYS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """The same of a tile whose keys all lie before all slots, or all behind: `nearest` is its last key then, or its first."""
     steps = tl.abs(tl.arange(0, KEYS) - nearest).to(tl.float32)
-    once, twice = tl.sum(w * steps[None, :], 1).to(tl.float64), tl.sum(w * (steps * steps)[None, :], 1).to(tl.float64)
-    gap = tl.abs(slots - at - nearest).to(tl.float64)
+    once, twice = tl.sum(w * steps[None, :], 1), tl.sum(w * (steps * steps)[None, :], 1)
+    return _moved(far, farther, mass, once, twice, tl.abs(slots - at - nearest))
+
+
+@triton.jit
+def _moved(far: tl.tensor, farther: tl.tensor, mass: tl.tensor, once: tl.tensor, twice: tl.tensor,
+           gap: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Both sums after a tile a gap away, with the sums `once` of its steps and `twice` of their squares."""
+    once, twice, gap = once.to(tl.float64), twice.to(tl.float64), gap.to(tl.float64)
     wide = gap * mass.to(tl.float64)
     return far + wide + once, farther + gap * (wide + 2 * once) + twice
 
