@@ -48,6 +48,7 @@ TYPER = {
     "missing argument {0!r}.": ["explain"],
     "missing option {0}.": ["fill", "a [MASK]"],
     "got unexpected extra argument(s) ({0}); a text of several words stands in quotes.": ["explain", "I", "love", "you"],
+    "got unexpected extra argument(s) ({0}); this command takes nothing but options.": ["chat", "hello"],
     "invalid value for {0}: {1}.": ["chat", "--top-k", "x"],
     "Input should be a valid integer, unable to parse string as an integer": ["serve", "--port", "1.5"],
     "Input should be a valid number, unable to parse string as a number": ["chat", "--temperature", "warm"],

@@ -77,7 +77,8 @@ def test_a_mistake_is_one_line(argv: list[str], said: str, tiny: Path, here: Pat
 
 @pytest.mark.parametrize("argv,said", [
     (["explian", "hi"], "Did you mean 'explain'.*See klieg --help"), (["explain"], "missing argument.*explain --help"),
-    (["explain", "I", "love", "you"], "stands in quotes"), (["explain", "hi", "--layr", "3"], "--layr.*--layer"),
+    (["explain", "I", "love", "you"], "stands in quotes"),
+    (["chat", "hello"], "nothing but options"), (["explain", "hi", "--layr", "3"], "--layr.*--layer"),
     (["explain", "hi", "--layer", "two"], "'--layer'"), (["explain", "hi", "--layer"], "--layer"), (["--nope"], "--nope"),
     (["generate", "hi", "--tokens", "0"], "'--tokens'"), (["generate", "hi", "--temperature", "warm"], "'--temperature'"),
     (["serve", "--port", "http"], "'--port'"), (["train"], "missing argument"), (["train", "a", "--threads", "0"], "--threads"),

@@ -109,6 +109,11 @@ def test_what_is_not_as_published_is_refused(address: str, tmp_path: Path, monke
     with pytest.raises(KliegError, match="is not what was published"):
         download("mine", tmp_path)
     assert not list((tmp_path / "archives").iterdir()) and not list((tmp_path / "mine").iterdir())
+    own = tmp_path / "archives/mine.tgz"
+    own.write_bytes(TAR)
+    with pytest.raises(KliegError, match=r"is not what was published .* remove .*mine\.tgz"):
+        download("mine", tmp_path)
+    assert own.read_bytes() == TAR
     named(monkeypatch, f"{address}/mine.tgz", members=("training/a.xx",))
     with pytest.raises(KliegError, match=r"does not hold training/a\.xx"):
         download("mine", tmp_path)

@@ -124,24 +124,32 @@ def download(name: str, out: Path, told: Told = lambda name, done, size: None) -
 
 
 def _fetched(archive: Archive, store: Path, told: Told) -> Path:
-    """The whole archive with the right checksum, as it lies in the store."""
+    """The whole archive with the right checksum, as it lies in the store. A wrong one goes if it was fetched here, and stays
+    if somebody put it there."""
     path, part = store / archive.name, store / f"{archive.name}.part"
-    if not path.is_file():
-        have = part.stat().st_size if part.is_file() else 0
-        free = shutil.disk_usage(store).free
-        if archive.size - have > free:
-            raise KliegError(f"{archive.name} needs {(archive.size - have) / 1e6:,.0f} MB more and {store} has "
-                             f"{free / 1e6:,.0f} MB free; make room, or choose another folder with --out.")
-        if have < archive.size:
-            _transfer(archive, part, told)
-        part.replace(path)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != archive.sha256:
-        path.unlink()
+    if path.is_file():
+        if (found := _sha256(path)) != archive.sha256:
+            raise KliegError(f"{archive.name} is not what was published (SHA-256 {found[:12]}… and not {archive.sha256[:12]}…); "
+                             f"remove {path}, and the same command fetches it.")
+        return path
+    have = part.stat().st_size if part.is_file() else 0
+    free = shutil.disk_usage(store).free
+    if archive.size - have > free:
+        raise KliegError(f"{archive.name} needs {(archive.size - have) / 1e6:,.0f} MB more and {store} has "
+                         f"{free / 1e6:,.0f} MB free; make room, or choose another folder with --out.")
+    if have < archive.size:
+        _transfer(archive, part, told)
+    if (found := _sha256(part)) != archive.sha256:
+        part.unlink()
         raise KliegError(f"{archive.name} is not what was published (SHA-256 {found[:12]}… and not {archive.sha256[:12]}…) "
                          "and was removed; give the same command to fetch it again.")
+    part.replace(path)
     return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _transfer(archive: Archive, part: Path, told: Told) -> None:

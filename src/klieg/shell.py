@@ -84,7 +84,9 @@ def _usage(error: typer.TyperException) -> str:
     """What is wrong with the command itself, and where its help is."""
     said, context = error.format_message().strip(), getattr(error, "ctx", None)
     if said.startswith("Got unexpected extra argument"):
-        said = f"{said.rstrip('.')}; a text of several words stands in quotes."
+        texts = context is not None and any(param.param_type_name == "argument" for param in context.command.params)
+        hint = "a text of several words stands in quotes" if texts else "this command takes nothing but options"
+        said = f"{said.rstrip('.')}; {hint}."
     end = "" if said.endswith((".", "?")) else "."
     return f"{said[:1].lower()}{said[1:]}{end} See {context.command_path if context else 'klieg'} --help."
 
