@@ -188,6 +188,12 @@ def test_held_out_pairs_never_train(tmp_path: Path, tokenizer: Tokenizer) -> Non
     given = replace(source, validation=written(tmp_path, sentences(4), "val").name)
     assert read_pairs(given, None, "validation") == sentences(4) and len(read_pairs(given, None, "train")) == 600
     assert list(texts([source], None)) == [side for pair in training for side in pair]
+    machine = replace(source, validation="-")
+    assert read_pairs(machine, None, "validation") == [] and read_pairs(machine, None, "train") == sentences(600)
+    with pytest.raises(KliegError, match="hold no pairs for validation"):
+        encode((machine,), tokenizer, TRAIN)
+    mixed = encode((machine, given), tokenizer, TRAIN)
+    assert mixed[0].pairs == sentences(600) * 2 and mixed[1].pairs == sentences(3)
 
 
 def test_pairs_that_cannot_be_used_are_counted(tokenizer: Tokenizer) -> None:

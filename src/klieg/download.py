@@ -129,8 +129,8 @@ def _fetched(archive: Archive, store: Path, told: Told) -> Path:
     path, part = store / archive.name, store / f"{archive.name}.part"
     if path.is_file():
         if (found := _sha256(path)) != archive.sha256:
-            raise KliegError(f"{archive.name} is not what was published (SHA-256 {found[:12]}… and not {archive.sha256[:12]}…); "
-                             f"remove {path}, and the same command fetches it.")
+            raise KliegError(f"{archive.name} is not what was published (SHA-256 {found[:12]}… and not "
+                             f"{archive.sha256[:12]}…); remove {path}, and the same command fetches it.")
         return path
     have = part.stat().st_size if part.is_file() else 0
     free = shutil.disk_usage(store).free

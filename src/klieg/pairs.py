@@ -145,6 +145,8 @@ CORPORA: dict[str, Callable[[Path, str, str, str], Iterable[Pair]]] = {
 
 def read_pairs(source: PairSource, data: str | None, split: str) -> Iterable[Pair]:
     """The pairs of one [[data]] entry: a corpus by its name, or NAME.en and NAME.de; `split` is train or validation."""
+    if split == "validation" and source.validation == "-":
+        return []
     if source.name in CORPORA:
         return CORPORA[source.name](data_folder(data), source.source, source.target, split)
     prefix = source.validation if split == "validation" and source.validation else source.name

@@ -127,7 +127,7 @@ class PairSource:
     repeat: float = 1.0
     """How often an epoch has it."""
     validation: str = ""
-    """Held-out files, as `name`; by default one pair in a hundred is held out."""
+    """Held-out files, as `name`; by default one pair in a hundred is held out; - for none, as of texts that a model wrote."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,89 @@
+"""More pairs out of a corpus's own: what models translate its sources into, and its targets back.
+
+    python recipes/diversify.py multi30k-tokenized en de runs/diverse/pairs --data FOLDER
+        --forward runs/multi30k-both-more/model --backward runs/multi30k-both/model
+
+gives runs/diverse/pairs.en and .de: each pair once, and none that the corpus has. Several models may be named of each
+kind. What one of them has written is kept in runs/diverse too, and the same command goes on from there; to begin anew,
+remove the folder.
+
+Source: Nguyen et al., "Data Diversification: A Simple Strategy For Neural Machine Translation" (NeurIPS 2020).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from klieg import shell
+from klieg.atomic import atomic
+from klieg.encoded import Pair
+from klieg.errors import KliegError
+from klieg.pairs import lines, read_pairs
+from klieg.recipe import PairSource
+from klieg.translate import Translator
+from klieg.views.progress import counted
+
+
+def written(model: str, texts: list[str], to: str, path: Path) -> list[str]:
+    """The translation of each text by beam 5; taken from `path` where it is kept there, and kept there."""
+    if path.is_file():
+        kept = lines(path)
+        if len(kept) != len(texts):
+            raise KliegError(f"{path} has {len(kept):,} lines for {len(texts):,} texts; it is of another corpus: remove it.")
+        return kept
+    translator = Translator.load(model)
+    with counted(model, shell.console(error=True)) as step:
+        found = translator.translate(texts, to if translator.languages else None, told=step)
+    write(path, found)
+    return found
+
+
+def write(path: Path, texts: Iterable[str]) -> None:
+    """A line for each text, whole or not at all."""
+    with atomic(path) as part:
+        part.write_text("".join(f"{text}\n" for text in texts), "utf-8")
+
+
+def further(pairs: list[Pair], forward: list[list[str]], backward: list[list[str]]) -> list[Pair]:
+    """Sources with what models wrote for them, and what they wrote for targets with these: each pair once, without `pairs`."""
+    sources, targets = map(list, zip(*pairs, strict=True))
+    made = [pair for texts in forward for pair in zip(sources, texts, strict=True)]
+    made += [pair for texts in backward for pair in zip(texts, targets, strict=True)]
+    there = set(pairs)
+    return [pair for pair in dict.fromkeys(made) if pair not in there and all(side.strip() for side in pair)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", help="as [[data]] names it in a recipe")
+    parser.add_argument("source", help="language of the sources: en, de ...")
+    parser.add_argument("target", help="language of the targets")
+    parser.add_argument("out", type=Path, help="the new pairs, as [[data]] will name them")
+    parser.add_argument("--forward", nargs="*", default=[], help="models that translate sources")
+    parser.add_argument("--backward", nargs="*", default=[], help="models that translate targets back")
+    parser.add_argument("--data", help="folder of texts; by default KLIEG_DATA")
+    given = parser.parse_args()
+    if not given.forward and not given.backward:
+        parser.error("name models after --forward, --backward or both")
+    try:
+        pairs = list(read_pairs(PairSource(given.corpus, given.source, given.target), given.data, "train"))
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        ways = [(given.forward, given.target, [source for source, _ in pairs], "forward"),
+                (given.backward, given.source, [target for _, target in pairs], "backward")]
+        forward, backward = ([written(model, texts, to, given.out.parent / f"{kind}-{number}.{to}")
+                              for number, model in enumerate(models, 1)] for models, to, texts, kind in ways)
+        made = further(pairs, forward, backward)
+        if not made:
+            raise KliegError("the models wrote nothing that the corpus does not have; name others.")
+        for language, side in zip((given.source, given.target), zip(*made, strict=True), strict=True):
+            write(given.out.with_name(f"{given.out.name}.{language}"), side)
+    except (KliegError, OSError) as e:
+        sys.exit(f"diversify.py: {e}")
+    print(f"{len(made):,} further pairs in {given.out}.{given.source} and .{given.target}, of {len(pairs):,} that were there")
+
+
+if __name__ == "__main__":
+    main()

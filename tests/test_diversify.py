@@ -1,0 +1,87 @@
+"""More pairs out of a corpus's own: which are made, that each is there once, and what an interruption costs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_beam import MARIAN
+
+from klieg import models
+from klieg.tokenizers import train
+from klieg.translate import Translator
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+
+import diversify
+
+PAIRS = [("a dog runs", "ein hund rennt"), ("a cat sees", "eine katze sieht"), ("a dog sees", "ein hund sieht")]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three pairs, and beside them translators of both directions and of one; the folder is where we are."""
+    monkeypatch.chdir(tmp_path)
+    for side, language in enumerate(("en", "de")):
+        (tmp_path / f"mine.{language}").write_text("".join(f"{pair[side]}\n" for pair in PAIRS), "utf-8")
+    for name, marks in (("both", (">>de<<", ">>en<<")), ("one", ())):
+        tokenizer = train([side for pair in PAIRS for side in pair], 300, marks=marks, opened=False, closed=True)
+        models.save(tmp_path / name, models.build(replace(MARIAN, vocab_size=300)), tokenizer)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["diversify.py", "mine", "en", "de", *argv])
+    monkeypatch.setattr(diversify, "read_pairs", lambda source, data, split: PAIRS)
+    diversify.main()
+
+
+def read(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines()
+
+
+def test_what_models_write_stands_beside_what_they_were_given(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "more/pairs", "--forward", "both", "one", "--backward", "both")
+    wanted = {(source, found) for name, to in (("both", "de"), ("one", None))
+              for (source, _), found in zip(PAIRS, Translator.load(name).translate([s for s, _ in PAIRS], to), strict=True)}
+    back = Translator.load("both").translate([target for _, target in PAIRS], "en")
+    wanted |= {(found, target) for (_, target), found in zip(PAIRS, back, strict=True)}
+    made = list(zip(read(corpus / "more/pairs.en"), read(corpus / "more/pairs.de"), strict=True))
+    assert made and len(set(made)) == len(made) and set(made) == {pair for pair in wanted if all(map(str.strip, pair))}
+
+
+def test_each_pair_is_there_once_and_none_of_the_corpus_or_without_a_side() -> None:
+    forward = [["ein hund rennt", "die katze sieht", " "], ["ein hund läuft", "die katze sieht", "ein hund sieht"]]
+    backward = [["a dog runs", "the cat sees", ""], ["a dog is running", "a cat sees", "a dog sees"]]
+    assert diversify.further(PAIRS, forward, backward) == [
+        ("a cat sees", "die katze sieht"), ("a dog runs", "ein hund läuft"), ("the cat sees", "eine katze sieht"),
+        ("a dog is running", "ein hund rennt")]
+
+
+def test_what_a_model_has_written_is_not_written_again(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (corpus / "more").mkdir()
+    (corpus / "more/forward-1.de").write_text("eins\nzwei\ndrei\n", "utf-8")
+    run(monkeypatch, "more/pairs", "--forward", "no such model")
+    assert read(corpus / "more/pairs.de") == ["eins", "zwei", "drei"]
+    assert read(corpus / "more/pairs.en") == [source for source, _ in PAIRS]
+
+
+@pytest.mark.parametrize("argv,said", [
+    (["more/pairs"], "--forward, --backward or both"), (["more/pairs", "--forward", "nothing"], "no model 'nothing'"),
+    (["more/pairs", "--backward", "kept"], "it is of another corpus: remove it")])
+def test_a_mistake_is_one_line(corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                               argv: list[str], said: str) -> None:
+    (corpus / "more").mkdir()
+    (corpus / "more/backward-1.en").write_text("one\n", "utf-8")
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, *argv)
+    assert said in f"{end.value.code}{capsys.readouterr().err}" and not (corpus / "more/pairs.de").exists()
+
+
+def test_models_that_write_what_is_there_are_said_so(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (corpus / "more").mkdir()
+    diversify.write(corpus / "more/forward-1.de", [target for _, target in PAIRS])
+    with pytest.raises(SystemExit, match="wrote nothing that the corpus does not have"):
+        run(monkeypatch, "more/pairs", "--forward", "one")
