@@ -122,7 +122,10 @@ def test_a_run_starts_from_a_model_and_is_resumed_bit_by_bit(tmp_path: Path, wri
     for step in Trainer(recipe, tmp_path / "broken").run():
         if step.step == 7:
             break
-    assert [p.loss for p in Trainer(recipe, tmp_path / "broken").run()] == [p.loss for p in whole[4:]]
+    said: list[str] = []
+    resumed = Trainer(recipe, tmp_path / "broken", say=said.append)
+    assert ("encoding the texts" in said) == (write is write_recipe)    # pairs are kept encoded
+    assert [p.loss for p in resumed.run()] == [p.loss for p in whole[4:]]
     again = weights(tmp_path / "broken")
     assert all(torch.equal(moved[name], again[name]) for name in moved)
 

@@ -217,8 +217,10 @@ class Trainer:
         if fresh:
             checkpoint.forget_weights(self.folder)
         self._prepare_tokenizer(data, fresh)
+        if not fresh and self.texts is pairs and all(place.is_dir() for place in self._encoded):
+            return
         self._say("encoding the texts")
-        if self.texts is pairs and (fresh or not all(place.is_dir() for place in self._encoded)):
+        if self.texts is pairs:
             corpora = pairs.encode(recipe.sources, Tokenizer.load(self.folder), recipe.train, data)
             for place, corpus in zip(self._encoded, corpora, strict=True):
                 corpus.coded.save(place)
