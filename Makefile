@@ -36,7 +36,7 @@ check: $(READY)
 	cd web && npm run check
 
 # These install other tools, need a trained translator or a GPU, or take hours: each is run by itself.
-APART := $(addprefix benchmarks/,gpu.py peers.py alignment.py atlas.py bleu.py translation.py long_map.py)
+APART := $(addprefix benchmarks/,gpu.py peers.py alignment.py atlas.py bleu.py exports.py translation.py long_map.py)
 bench: $(READY)
 	@for question in $(filter-out $(APART),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
 

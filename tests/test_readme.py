@@ -188,3 +188,11 @@ def test_the_number_of_families_is_that_of_their_table() -> None:
 def test_every_benchmark_has_its_row() -> None:
     scripts = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
     assert scripts == set(re.findall(r"`python (benchmarks/\w+\.py)", TEXTS["docs/benchmarks.md"]))
+
+
+def test_make_bench_runs_what_needs_no_arguments() -> None:
+    apart = set(re.search(r"^APART := \$\(addprefix benchmarks/,(.+)\)$", MAKEFILE, re.MULTILINE).group(1).split())
+    there = {path.name: path.read_text("utf-8") for path in (ROOT / "benchmarks").glob("*.py")}
+    needy = {name for name, source in there.items()
+             if re.search(r"""add_argument\(["'](?!-)(?!.*nargs=["'][?*])|required=True""", source)}
+    assert needy <= apart <= set(there) and "exports.py" in needy
