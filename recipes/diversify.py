@@ -1,6 +1,6 @@
 """More pairs out of a corpus's own: what models translate its sources into, and its targets back.
 
-    python recipes/diversify.py multi30k-tokenized en de runs/diverse/pairs --data FOLDER
+    python recipes/diversify.py multi30k-tokenized en de runs/diverse/pairs --data FOLDER \
         --forward runs/multi30k-both-more/model --backward runs/multi30k-both/model
 
 gives runs/diverse/pairs.en and .de: each pair once, and none that the corpus has. Several models may be named of each
