@@ -32,9 +32,9 @@ from klieg.analysis.alignment import Part, Reading, choose, read
 from klieg.analysis.alignment.chains import ROUNDS, posteriors
 from klieg.analysis.alignment.gold import Gold, read_gold
 from klieg.analysis.alignment.links import WAYS, Agreement, Links, links, merged
+from klieg.bitexts import lines, read_pairs
 from klieg.data import data_folder
 from klieg.models import find, load
-from klieg.pairs import lines, read_pairs
 from klieg.recipe import PairSource
 from klieg.seq2seq import Marian
 from klieg.tokenizers import Tokenizer

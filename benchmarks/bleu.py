@@ -17,9 +17,9 @@ import time
 import torch
 
 from klieg.beam import Search
+from klieg.bitexts import TESTS, lines, together
 from klieg.data import data_folder
 from klieg.evaluate import score
-from klieg.pairs import TESTS, lines, together
 from klieg.translate import Translator
 
 ALPHAS = (0.6, 1.0, 1.4, 1.8, 2.2)

@@ -212,8 +212,8 @@ def main() -> None:
     if given.work:
         work(given)
         return
+    from klieg.bitexts import lines
     from klieg.data import data_folder
-    from klieg.pairs import lines
 
     source, reference, tokenize = given.source, given.reference, given.tokenize or ("13a" if given.source else "none")
     if source is None:

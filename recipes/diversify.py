@@ -19,9 +19,9 @@ from pathlib import Path
 
 from klieg import shell
 from klieg.atomic import atomic
+from klieg.bitexts import lines, read_pairs
 from klieg.encoded import Pair
 from klieg.errors import KliegError
-from klieg.pairs import lines, read_pairs
 from klieg.recipe import PairSource
 from klieg.translate import Translator
 from klieg.views.progress import counted

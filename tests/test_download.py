@@ -14,11 +14,11 @@ from typing import ClassVar
 
 import pytest
 
+from klieg.bitexts import CORPORA as PAIRS
+from klieg.bitexts import WMT14, read_pairs
 from klieg.data import CORPORA as TEXTS
 from klieg.download import CORPORA, UNCHECKED, Archive, download
 from klieg.errors import KliegError
-from klieg.pairs import CORPORA as PAIRS
-from klieg.pairs import WMT14, read_pairs
 from klieg.recipe import PairSource
 
 ENGLISH = "".join(f"line {n}\n" for n in range(3000)).encode()

@@ -19,7 +19,7 @@ FILES = {str(path.relative_to(HOUSE)): path for path in sorted(HOUSE.rglob("*.py
 ORDER = ["chinese", "errors", "config", "library", "half", "dropout", "likeliest", "atomic", "attention", "patterns", "tiles",
          "survey", "kernels", "ranks", "bench", "cache", "layers", "labels", "checkpoint", "tokenizers", "decoders",
          "encoders", "seq2seq", "models", "foreign", "generate", "beam", "loss", "translate", "evaluate", "data",
-         "download", "recipe", "segments", "parallel", "encoded", "rows", "masked", "pairs", "ahead", "graphs",
+         "download", "recipe", "segments", "parallel", "encoded", "bitexts", "rows", "masked", "pairs", "ahead", "graphs",
          "utilization", "train", "estimate",
          "trace", "watch", "whatif", "analysis", "export", "views", "labs", "explorer", "reading", "tongue", "shell",
          "commands", "cli"]

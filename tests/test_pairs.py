@@ -1,9 +1,7 @@
-"""Parallel texts: read line by line, batched by length, the same on every run; and every mistake in them named."""
+"""Mixtures of parallel texts: what the tokenizer and the model learn from, batched by length, the same on every run."""
 
 from __future__ import annotations
 
-import gzip
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klieg import models
+from klieg.bitexts import read_pairs
 from klieg.config import MarianConfig
 from klieg.encoded import Coded
 from klieg.errors import KliegError
 from klieg.evaluate import score
-from klieg.pairs import CORPORA, PairCorpus, cut, encode, marks, read_pairs, texts, together
+from klieg.pairs import PairCorpus, cut, encode, marks, texts
 from klieg.recipe import PairSource, PairTraining
 from klieg.tokenizers import Tokenizer, train
 
@@ -181,19 +180,18 @@ def test_several_target_languages_are_told_by_a_mark(tmp_path: Path, tokenizer: 
         assert (row[0] == tokenizer.marks[">>en<<"]) == (tokenizer.decode(row) not in dict(sentences(300)))
 
 
-def test_held_out_pairs_never_train(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_the_tokenizer_and_the_model_learn_from_what_is_not_held_out(tmp_path: Path, tokenizer: Tokenizer) -> None:
     source = written(tmp_path, sentences(600))
     training, held = (read_pairs(source, None, split) for split in ("train", "validation"))
-    assert sorted(training + held) == sorted(sentences(600)) and 0 < len(held) < 30 and not set(training) & set(held)
-    given = replace(source, validation=written(tmp_path, sentences(4), "val").name)
-    assert read_pairs(given, None, "validation") == sentences(4) and len(read_pairs(given, None, "train")) == 600
     assert list(texts([source], None)) == [side for pair in training for side in pair]
+    own = encode((source,), tokenizer, TRAIN)
+    assert own[0].pairs == training and own[1].pairs == held[:3]
     machine = replace(source, validation="-")
-    assert read_pairs(machine, None, "validation") == [] and read_pairs(machine, None, "train") == sentences(600)
-    with pytest.raises(KliegError, match="hold no pairs for validation"):
-        encode((machine,), tokenizer, TRAIN)
-    mixed = encode((machine, given), tokenizer, TRAIN)
-    assert mixed[0].pairs == sentences(600) * 2 and mixed[1].pairs == sentences(3)
+    mixed = encode((machine, source), tokenizer, TRAIN)
+    assert mixed[0].pairs == sentences(600) + training and mixed[1].pairs == held[:3]
+    for none in (machine, written(tmp_path, sentences(1), "one")):
+        with pytest.raises(KliegError, match="hold no pairs for validation"):
+            encode((none,), tokenizer, TRAIN)
 
 
 def test_pairs_that_cannot_be_used_are_counted(tokenizer: Tokenizer) -> None:
@@ -247,29 +245,6 @@ def test_texts_of_which_nothing_is_left_are_refused(tmp_path: Path, tokenizer: T
         encode((held,), tokenizer, TRAIN)
 
 
-def test_every_mistake_in_a_text_is_one_line(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    source = written(tmp_path, sentences(5))
-    with (tmp_path / "mine.xx").open("a", encoding="utf-8") as f:
-        f.write("one more\n")
-    with pytest.raises(KliegError, match=r"mine\.en ends after line 5 and .*mine\.xx has 6 lines"):
-        read_pairs(source, None, "train")
-    (tmp_path / "mine.xx").write_bytes(b"good\nbad \xff here\n" + b"good\n" * 3)
-    with pytest.raises(KliegError, match=r"mine\.xx is not UTF-8 in line 2 at byte 5"):
-        read_pairs(source, None, "train")
-    with pytest.raises(KliegError, match="multi30k"):
-        read_pairs(PairSource("multi30", "en", "de"), None, "train")
-    with pytest.raises(KliegError, match="is not there"):
-        together(tmp_path / "no.en", tmp_path / "no.de")
-    with pytest.raises(KliegError, match="hold no pairs for validation"):
-        encode((written(tmp_path, sentences(1)),), tokenizer, TRAIN)
-
-
-def test_packed_files_and_windows_line_ends_are_read(tmp_path: Path) -> None:
-    (tmp_path / "a.en.gz").write_bytes(gzip.compress(b"one\r\ntwo\r\n"))
-    (tmp_path / "a.xx").write_bytes(b"\xef\xbb\xbfeins\nzwei")
-    assert together(tmp_path / "a.en", tmp_path / "a.xx") == [("one", "eins"), ("two", "zwei")]
-
-
 def test_two_passes_must_agree(tokenizer: Tokenizer) -> None:
     """R-Drop without dropout is the plain loss, as both passes are one."""
     model, batch = tiny(tokenizer), made(tokenizer).batch(0, 0)
@@ -281,20 +256,3 @@ def test_two_passes_must_agree(tokenizer: Tokenizer) -> None:
     assert loss(5.0) == pytest.approx(loss(0.0), rel=1e-5)
     model.train()
     assert loss(5.0) > loss(1.0) > loss(1e-9)
-
-
-@pytest.mark.skipif(not os.environ.get("KLIEG_DATA"), reason="KLIEG_DATA names no folder of texts")
-@pytest.mark.parametrize("name,target,least", [("multi30k", "de", 29000), ("multi30k-tokenized", "fr", 29000),
-                                               ("captions", "zh", 23000), ("tatoeba", "de", 100_000),
-                                               ("tatoeba", "zh", 15_000)])
-def test_every_corpus_gives_pairs_and_no_test_sentence(name: str, target: str, least: int) -> None:
-    assert name in CORPORA
-    pairs = read_pairs(PairSource(name, "en", target), None, "train")
-    held = read_pairs(PairSource(name, "en", target), None, "validation")
-    assert len(pairs) >= least and len(held) >= 150
-    if name == "tatoeba":
-        root = Path(os.environ["KLIEG_DATA"]) / "testsets/tatoeba"
-        tested = {line for path in root.glob("*/*.gz") for line in gzip.decompress(path.read_bytes()).decode().split("\n")
-                  if line}
-        assert not set(pairs) & set(held) and len(tested) > 10_000 and not any(tested & set(pair) for pair in pairs + held)
-        assert read_pairs(PairSource(name, target, "en"), None, "train")[0] == pairs[0][::-1]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from klieg import checkpoint, masked, models, pairs, rows
 from klieg.ahead import Ahead
+from klieg.bitexts import read_pairs
 from klieg.encoded import Coded
 from klieg.errors import KliegError
 from klieg.graphs import Graphs
@@ -159,7 +160,7 @@ def check(recipe: Recipe, folder: Path, data: str | None = None) -> None:
     for source in recipe.sources:
         next(iter(_texts(recipe).texts((source,), data)), None)
         if isinstance(source, PairSource):
-            next(iter(pairs.read_pairs(source, data, "validation")), None)
+            next(iter(read_pairs(source, data, "validation")), None)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise KliegError(_UNMADE.format(folder, f"{there} is no folder"))

@@ -99,8 +99,8 @@ def evaluate(
     lang: Language = None,
 ) -> None:
     """Measure translations: BLEU, chrF, perplexity, speed."""
+    from klieg.bitexts import together
     from klieg.evaluate import score
-    from klieg.pairs import together
 
     language = shell.language(lang)
     if (source is None) == (hypotheses is None):
@@ -246,7 +246,7 @@ def _deliver(parts: Iterator[list[str]], output: Path | None) -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    from klieg.pairs import lines
+    from klieg.bitexts import lines
 
     return lines(path)
 
@@ -374,7 +374,7 @@ def _report(scores: Scores, run: _Run | None, language: str) -> list[str]:
 
 def _sentence_pairs(source: Path, target: Path | None) -> tuple[list[str], list[str]]:
     """Sentences and their translations, from two files or from one that has both in a line."""
-    from klieg.pairs import lines, together
+    from klieg.bitexts import lines, together
 
     if target is not None:
         pairs = together(source, target)
