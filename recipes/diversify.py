@@ -4,8 +4,8 @@
         --forward runs/multi30k-both-more/model --backward runs/multi30k-both/model
 
 gives runs/diverse/pairs.en and .de: each pair once, and none that the corpus has. Several models may be named of each
-kind. What one of them has written is kept in runs/diverse too, and the same command goes on from there; to begin anew,
-remove the folder.
+kind. What each has written is kept in runs/diverse too, under a name that follows from its weights and what it was given,
+so that after an interruption the same command goes on.
 
 Source: Nguyen et al., "Data Diversification: A Simple Strategy For Neural Machine Translation" (NeurIPS 2020).
 """
@@ -13,6 +13,7 @@ Source: Nguyen et al., "Data Diversification: A Simple Strategy For Neural Machi
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,23 +23,27 @@ from klieg.atomic import atomic
 from klieg.bitexts import lines, read_pairs
 from klieg.encoded import Pair
 from klieg.errors import KliegError
+from klieg.models import find
 from klieg.recipe import PairSource
 from klieg.translate import Translator
 from klieg.views.progress import counted
 
 
-def written(model: str, texts: list[str], to: str, path: Path) -> list[str]:
-    """The translation of each text by beam 5; taken from `path` where it is kept there, and kept there."""
-    if path.is_file():
-        kept = lines(path)
-        if len(kept) != len(texts):
-            raise KliegError(f"{path} has {len(kept):,} lines for {len(texts):,} texts; it is of another corpus: remove it.")
-        return kept
-    translator = Translator.load(model)
-    with counted(model, shell.console(error=True)) as step:
-        found = translator.translate(texts, to if translator.languages else None, told=step)
-    write(path, found)
-    return found
+def kept(model: str, texts: list[str], to: str) -> str:
+    """The name of the file with a model's translations: other weights or texts have another."""
+    digest = hashlib.sha256("\n".join(texts).encode())
+    for file in sorted(find(model).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return f"{digest.hexdigest()[:16]}.{to}"
+
+
+def written(model: str, texts: list[str], to: str, place: Path) -> list[str]:
+    """The translation of each text by beam 5; from the file `place` if they are kept there."""
+    if not place.is_file():
+        translator = Translator.load(model)
+        with counted(model, shell.console(error=True)) as step:
+            write(place, translator.translate(texts, to if translator.languages else None, told=step))
+    return lines(place)
 
 
 def write(path: Path, texts: Iterable[str]) -> None:
@@ -70,12 +75,15 @@ def main() -> None:
         parser.error("name models after --forward, --backward or both")
     try:
         pairs = list(read_pairs(PairSource(given.corpus, given.source, given.target), given.data, "train"))
+        if not pairs:
+            raise KliegError(f"{given.corpus} has no pairs; name another corpus.")
+        sources, targets = map(list, zip(*pairs, strict=True))
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        ways = [(given.forward, given.target, [source for source, _ in pairs], "forward"),
-                (given.backward, given.source, [target for _, target in pairs], "backward")]
-        forward, backward = ([written(model, texts, to, given.out.parent / f"{kind}-{number}.{to}")
-                              for number, model in enumerate(models, 1)] for models, to, texts, kind in ways)
-        made = further(pairs, forward, backward)
+        jobs = [(model, sources, given.target) for model in given.forward]
+        jobs += [(model, targets, given.source) for model in given.backward]
+        places = [given.out.parent / kept(*job) for job in jobs]    # a model that is not there is told before any work
+        texts = [written(*job, place) for job, place in zip(jobs, places, strict=True)]
+        made = further(pairs, texts[:len(given.forward)], texts[len(given.forward):])
         if not made:
             raise KliegError("the models wrote nothing that the corpus does not have; name others.")
         for language, side in zip((given.source, given.target), zip(*made, strict=True), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_beam import MARIAN
@@ -61,27 +62,43 @@ def test_each_pair_is_there_once_and_none_of_the_corpus_or_without_a_side() -> N
 
 
 def test_what_a_model_has_written_is_not_written_again(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (corpus / "more").mkdir()
-    (corpus / "more/forward-1.de").write_text("eins\nzwei\ndrei\n", "utf-8")
-    run(monkeypatch, "more/pairs", "--forward", "no such model")
-    assert read(corpus / "more/pairs.de") == ["eins", "zwei", "drei"]
-    assert read(corpus / "more/pairs.en") == [source for source, _ in PAIRS]
+    """It is known by its weights and its texts, and not by its name or its place in the line."""
+    run(monkeypatch, "more/pairs", "--forward", "both", "one", "--backward", "both")
+    first = (read(corpus / "more/pairs.en"), read(corpus / "more/pairs.de"))
+    (corpus / "one").rename(corpus / "renamed")
+    loaded: list[str] = []
+    monkeypatch.setattr(diversify, "Translator", SimpleNamespace(load=loaded.append))
+    run(monkeypatch, "more/pairs", "--forward", "both", "renamed", "--backward", "both")
+    assert (read(corpus / "more/pairs.en"), read(corpus / "more/pairs.de")) == first and not loaded
+    run(monkeypatch, "more/others", "--forward", "renamed", "both", "--backward", "both")
+    assert {*zip(*(read(corpus / f"more/others.{side}") for side in ("en", "de")), strict=True)} == {*zip(*first, strict=True)}
+    sources = [source for source, _ in PAIRS]
+    names = {diversify.kept("both", sources, "de"), diversify.kept("both", sources[:2], "de"),
+             diversify.kept("renamed", sources, "de")}
+    assert len(names) == 3
 
 
 @pytest.mark.parametrize("argv,said", [
     (["more/pairs"], "--forward, --backward or both"), (["more/pairs", "--forward", "nothing"], "no model 'nothing'"),
-    (["more/pairs", "--backward", "kept"], "it is of another corpus: remove it")])
+    (["more/pairs", "--forward", "both", "--backward", "nothing"], "no model 'nothing'")])
 def test_a_mistake_is_one_line(corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
                                argv: list[str], said: str) -> None:
-    (corpus / "more").mkdir()
-    (corpus / "more/backward-1.en").write_text("one\n", "utf-8")
     with pytest.raises(SystemExit) as end:
         run(monkeypatch, *argv)
-    assert said in f"{end.value.code}{capsys.readouterr().err}" and not (corpus / "more/pairs.de").exists()
+    assert said in f"{end.value.code}{capsys.readouterr().err}" and not list(corpus.glob("more/*"))
 
 
-def test_models_that_write_what_is_there_are_said_so(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_write_nothing_new_are_told(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (corpus / "more").mkdir()
-    diversify.write(corpus / "more/forward-1.de", [target for _, target in PAIRS])
+    place = corpus / "more" / diversify.kept("one", [source for source, _ in PAIRS], "de")
+    diversify.write(place, [target for _, target in PAIRS])
     with pytest.raises(SystemExit, match="wrote nothing that the corpus does not have"):
         run(monkeypatch, "more/pairs", "--forward", "one")
+
+
+def test_a_corpus_without_pairs_is_told(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for language in ("en", "de"):
+        (corpus / f"mine.{language}").write_text("", "utf-8")
+    monkeypatch.setattr(sys, "argv", ["diversify.py", "mine", "en", "de", "more/pairs", "--forward", "one"])
+    with pytest.raises(SystemExit, match="mine has no pairs"):
+        diversify.main()
