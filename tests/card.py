@@ -1,7 +1,7 @@
 """A GPU that is not there: tensors that say they lie on cuda:0, while a processor holds and computes them.
 
-What mixes devices fails as it does on a real one, and Triton's kernels are interpreted. Gradients stay out: torch's
-engine asks for a real device.
+What mixes devices fails as it does on a real one, and Triton's kernels are interpreted. For gradients the library must be
+there before torch is: carded.py.
 """
 
 from __future__ import annotations
@@ -31,14 +31,6 @@ ROOM = 8 * 2**30
 # Where an argument in the processor's memory is welcome: copies, and indices.
 _MIXED = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "lift_fresh", "is_same_size"}
 
-# Indexing asks for the guard that switches devices, which a build for processors lacks.
-_GUARD = """
-#include <c10/core/impl/DeviceGuardImplInterface.h>
-using namespace c10;
-static impl::DeviceGuardImplRegistrar registrar(DeviceType::CUDA, new impl::NoOpDeviceGuardImpl<DeviceType::CUDA>());
-"""
-
-
 class OnCard(Tensor):
     """A tensor of the card; `held` are its numbers."""
 
@@ -47,8 +39,9 @@ class OnCard(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> OnCard:
-        found = Tensor._make_wrapper_subclass(cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
-                                              dtype=held.dtype, device=CARD)
+        with torch.inference_mode(held.is_inference()):     # a view of what was made outside that mode is not of it
+            found = Tensor._make_wrapper_subclass(cls, held.shape, strides=held.stride(), dtype=held.dtype, device=CARD,
+                                                  storage_offset=held.storage_offset())
         found.held = held
         return found
 
@@ -95,21 +88,18 @@ class _Making(TorchFunctionMode):
         return func(*args, **given)
 
 
+def built(folder: Path) -> Path:
+    """card.cpp as a library: what torch's own lacks."""
+    home, found = Path(torch.__file__).parent, folder / "card.so"
+    subprocess.run(["c++", "-std=c++20", "-shared", "-fPIC", f"-I{home / 'include'}", str(Path(__file__).with_name("card.cpp")),
+                    "-o", str(found), f"-L{home / 'lib'}", f"-Wl,-rpath,{home / 'lib'}", "-lc10", "-ltorch_cpu"], check=True)
+    return found
+
+
 @cache
-def _guard() -> ctypes.CDLL:
-    home = Path(torch.__file__).parent
+def guarded() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder) / "guard.cpp", Path(folder) / "guard.so"
-        source.write_text(_GUARD)
-        subprocess.run(["c++", "-std=c++20", "-shared", "-fPIC", f"-I{home / 'include'}", str(source), "-o", str(made),
-                        f"-L{home / 'lib'}", "-lc10"], check=True)
-        return ctypes.CDLL(str(made))
-
-
-@contextmanager
-def _computing() -> Iterator[None]:
-    with _Making(), _Computing():
-        yield
+        return ctypes.CDLL(str(built(Path(folder))))
 
 
 def _interpreted(run: Callable) -> Callable:
@@ -119,18 +109,17 @@ def _interpreted(run: Callable) -> Callable:
     return launch
 
 
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """The device, for as long as the test runs. Of torch's fused kernels none works there, so Klieg's own is taken."""
-    if torch.cuda.is_available():
-        pytest.skip("there is a real GPU")
+@contextmanager
+def present(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The device, for as long as the block lasts. Of torch's fused kernels none works there, so Klieg's own is taken."""
     from triton.runtime import interpreter
 
-    _guard()
+    guarded()
     monkeypatch.setattr(interpreter.GridExecutor, "__call__", _interpreted(interpreter.GridExecutor.__call__))
     for name, found in {"is_available": True, "device_count": 1, "_lazy_init": None, "mem_get_info": (ROOM, 2 * ROOM),
                         "get_device_name": "a card that is not there", "get_device_capability": (9, 0),
-                        "is_current_stream_capturing": False, "synchronize": None}.items():
+                        "is_current_stream_capturing": False, "is_bf16_supported": True, "current_device": 0,
+                        "synchronize": None}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *given, found=found: found)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     none = {(name, CARD, type): False for name in backends._OPERATORS for type in kernel.TYPES}
@@ -138,7 +127,16 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     kernel._too_old.cache_clear()
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    with _computing():
+    with _Making(), _Computing():
         yield CARD
     torch.__future__.set_overwrite_module_params_on_conversion(before)
     kernel._too_old.cache_clear()
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The device while a test runs."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a real GPU")
+    with present(monkeypatch) as device:
+        yield device

@@ -1,4 +1,4 @@
-"""What reads on a card reads as on the processor, and mixes no devices: watched models, traces, atlases and scores.
+"""What is read and trained on a card is as on the processor, and mixes no devices.
 
 The card is the one of card.py, on which Klieg's kernels are interpreted; so the texts are short.
 """
@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from card import built
 from card import card as card
 from test_cli import here, refused, run  # noqa: F401
 from test_foreign import saved
@@ -148,3 +151,18 @@ def test_what_is_read_on_the_processor(card: torch.device, here: Path, llama: st
     refused(run("map", "text.txt", "-m", llama, "-o", "map.klieg", "--precision", "int8"),
             "--precision is 'int8'; it must be one of")
     assert not (here / "map.klieg").exists()
+
+
+@pytest.mark.parametrize("kind", ["decoder", *(pytest.param(kind, marks=pytest.mark.slow)
+                                               for kind in ("encoder", "translator", "twins"))])
+def test_training_on_a_card_is_the_training_on_the_processor(kind: str, tmp_path: Path) -> None:
+    """In a process of its own; a decoder's losses are the same, the others' batches are of another grid there."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a real GPU")
+    script = Path(__file__).with_name("carded.py")
+    ran = subprocess.run([sys.executable, "-W", "ignore", script, built(tmp_path), kind, tmp_path], capture_output=True,
+                         text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    here, there = (list(map(float, line.split())) for line in ran.stdout.splitlines())
+    assert len(here) == len(there) == 4
+    assert there == pytest.approx(here, abs=1e-5 if kind == "decoder" else 0.3)
