@@ -19,6 +19,7 @@ import torch
 from test_cli import here, refused, run, tiny  # noqa: F401
 
 from klieg.analysis.atlas import SCORES, Atlas
+from klieg.analysis.behaviour import UNITS
 from klieg.parallel import ALONE
 
 TEXT = "I love you and the cat loves the moon. The moon and the cat love you, and you love the moon. "
@@ -56,6 +57,16 @@ def test_an_atlas_is_written_and_shown(corpus: Path, tiny: Path) -> None:  # noq
     for words, line in zip(rows, best, strict=True):
         assert words == [f"{line.layer}.{line.head}", f"{line.mean:.3f}", f"{line.low:.3f}", "…", f"{line.high:.3f}",
                          f"{line.chance:.3f}", str(line.texts)]
+
+
+def test_units_are_said(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    ran = run("atlas", tiny, corpus, "-o", "out")
+    others = {score: unit for score, unit in UNITS.items() if unit != "share"}
+    said = ", ".join(f"{score} {'is ' * (n == 0)}in {unit}" for n, (score, unit) in enumerate(others.items()))
+    assert said in " ".join(ran.text.split()) and said in Path("out/atlas.html").read_text("utf-8")
+    assert said in " ".join(run("atlas", "--compare", "out", "out").text.split())
+    assert "奈特" in run("atlas", "--compare", "out", "out", "--by", "entropy", "--lang", "zh").text
+    assert "nats" not in run("atlas", "--compare", "out", "out", "--by", "previous").text
 
 
 def test_it_goes_on_and_says_when_it_is_done(corpus: Path, tiny: Path) -> None:  # noqa: F811

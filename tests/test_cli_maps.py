@@ -18,6 +18,7 @@ from test_foreign import saved
 import klieg
 from klieg import reading, shell
 from klieg.trace import Trace
+from klieg.views.glyphs import width
 from klieg.views.statistics import STATISTICS
 
 BOOK = "I love you and the cat loves the moon. "
@@ -109,6 +110,7 @@ def test_q_and_k_are_kept_for_the_layers_asked_for(keep: str, layers: set[int], 
     found = Trace.load("map.klieg")
     assert {call.layer for call in found.calls if call.q is not None} == layers and len(found.calls) == 2
     assert ("zoom map.klieg" in ran.text) and run("heads", "map.klieg").status == 0
+    assert "were not kept" not in ran.err
     if 0 not in layers:
         refused(run("zoom", "map.klieg", "0.0", "--rows", "3:9"), r"q and k were not kept.*--keep 0")
 
@@ -198,8 +200,18 @@ def test_heads_of_a_trace_are_those_of_the_map(kept: Path, llama: Path) -> None:
     assert f"{said['calls'][1]['first'][3]:.2f}" in grid.text and "K/V group 1" in grid.text
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_eighty_columns_hold_a_line_for_every_head(kept: Path, language: str) -> None:
+    lines = run("heads", kept, "--lang", language, COLUMNS="80").text.splitlines()
+    found = Trace.load(kept)
+    assert len(lines) == 2 + sum(call.heads for call in found.calls) and max(map(width, lines)) <= 80
+    wide = run("heads", kept, "--lang", language, COLUMNS="200").text.splitlines()
+    assert [line.rstrip() for line in lines] == [line.rstrip() for line in wide]
+
+
 def test_heads_of_a_model_that_reads_a_text(llama: Path, kept: Path) -> None:
     ran = run("heads", llama, BOOK * 2, "--json", "-")
+    assert ran.err == ""
     alone, stored = json.loads(ran.out), json.loads(run("heads", kept, "--json", "-").out)
     assert alone["calls"][0]["entropy"] == pytest.approx(stored["calls"][0]["entropy"], rel=1e-6)
     assert json.loads(run("heads", "chat", "-", "--json", "-", said="I love you").out)["tokens"] == 4

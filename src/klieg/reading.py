@@ -69,7 +69,8 @@ def watched(name: str, text: str, top: int, pooled: int | None, tokens: int | No
             on_call=step) as seen:
         model.run(ids)
     for (layer, _), why in seen.kept.missing.items():
-        console.print(say(f"q and k of layer {layer} were not kept: {why}"), soft_wrap=True)
+        if kept is None or (isinstance(kept, list) and layer in kept):      # nobody misses what was not asked for
+            console.print(say(f"q and k of layer {layer} were not kept: {why}"), soft_wrap=True)
     found = seen.trace()
     found.model = name
     if out is not None:

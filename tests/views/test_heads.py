@@ -5,7 +5,7 @@ from conftest import build, surveyed
 
 from klieg.errors import KliegError
 from klieg.trace import Trace
-from klieg.views.heads import figure, grid, table
+from klieg.views.heads import figure, grid, ramp_of, table
 from klieg.views.picture import PAPER, TERMINAL, Cell, Medium, Picture, Ramp, Rule, Text
 from klieg.views.statistics import STATISTICS, measured
 from klieg.views.text import lower
@@ -74,10 +74,25 @@ def test_in_a_terminal_the_numbers_stand_under_their_names(seen: Trace) -> None:
     assert len(lines[2].split()) == 4 + len(STATISTICS)
 
 
+def test_of_a_table_that_is_too_wide_the_last_columns_stand_below(seen: Trace) -> None:
+    picture = table(seen, medium=TERMINAL, room=60)
+    lines = [line.plain for line in lower(picture)]
+    assert picture.width <= 60 and max(map(len, lines)) <= 60 and len(cells(picture)) == 12 * len(STATISTICS)
+    heads = [n for n, line in enumerate(lines) if line.split() and line.split()[0] in STATISTICS]
+    assert [lines[n].split() for n in heads] == [list(STATISTICS)[:5], list(STATISTICS)[5:]]
+    assert all(lines[n + 2].split()[:4] == ["layer", "1", "head", "0"] for n in heads)
+
+
 def test_one_value_everywhere_has_a_colour_bar_too() -> None:
     trace = surveyed(build(layers=1, heads=1, groups=1), top=0, map=0)
     (ramp,) = [m for m in grid(trace).marks if isinstance(m, Ramp)]
     assert float(ramp.low) < float(ramp.high)
+
+
+@pytest.mark.parametrize(("value", "limits"), [(0.5, (0.0, 0.5)), (1.0, (0.0, 1.0)), (0.0, (0.0, 1.0)), (-2.0, (-2.0, 0.0))])
+def test_the_bar_of_one_value_names_no_number_that_cannot_be(value: float, limits: tuple[float, float]) -> None:
+    ramp = ramp_of([[value, value], [value]])
+    assert (ramp.low, ramp.high) == limits
 
 
 def test_figures_have_the_digits_they_need() -> None:

@@ -161,7 +161,8 @@ def _written(found: Atlas, out: Path, by: str | None, parquet: bool, language: s
     bodies |= {out / "atlas.svg": shell.drawn(pictures[by], "svg"),
                out / "atlas.html": ledger(found.model, lines, {word(score, language): picture for score, picture in
                                                                pictures.items()},
-                                          [word("read", language, **found.counts), word("columns", language)],
+                                          [word("read", language, **found.counts), word("columns", language),
+                                           word("units", language)],
                                           "" if found.whole else word("partial", language), language=language).encode()}
     shell.deliver(bodies)
     shell.wrote(out / FILE)

@@ -85,10 +85,9 @@ def heads(
     found = _source(source, text)
 
     def picture(medium: Medium, dark: bool) -> Picture:
-        theme = DARK if dark else LIGHT
+        theme, room = DARK if dark else LIGHT, None if medium is PAPER else shell.console().width
         if by is None:
-            return table(found, theme, medium=medium, language=language)
-        room = None if medium is PAPER else shell.console().width
+            return table(found, theme, medium=medium, room=room, language=language)
         return grid(found, by, theme, medium=medium, room=room, language=language)
 
     if not _written(json_file, svg, png, lambda: measured(found), lambda: picture(PAPER, dark), language):
