@@ -144,3 +144,15 @@ def test_a_model_without_attention_has_nothing_to_watch(tmp_path: Path) -> None:
     found = foreign.load(str(saved(tmp_path / "mamba", "mamba")))
     with pytest.raises(KliegError, match="no layers with attention heads"):
         found.shape  # noqa: B018
+
+
+def test_memory_that_runs_out_while_it_reads_is_one_line(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = foreign.load(str(llama))
+
+    def full(*given: object, **more: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nMore lines")
+
+    monkeypatch.setattr(found.model, "forward", full)
+    with pytest.raises(KliegError, match=r"memory ran out while .* read 5 tokens \(CUDA out of memory") as refused:
+        found.run(found.ids(TEXT)[:5])
+    assert "\n" not in str(refused.value)

@@ -16,13 +16,12 @@ HOUSE = ROOT / "src" / "klieg"
 FILES = {str(path.relative_to(HOUSE)): path for path in sorted(HOUSE.rglob("*.py"))}
 
 # A room may import rooms before it, and never one behind it. The trace has files for its nouns: on disk it is a tracefile.
-ORDER = ["chinese", "errors", "config", "library", "half", "dropout", "likeliest", "atomic", "attention", "patterns", "tiles",
-         "survey", "kernels", "ranks", "bench", "cache", "layers", "labels", "checkpoint", "tokenizers", "decoders",
-         "encoders", "seq2seq", "models", "foreign", "generate", "beam", "loss", "translate", "evaluate", "data",
-         "download", "recipe", "segments", "parallel", "encoded", "bitexts", "rows", "masked", "pairs", "ahead", "graphs",
-         "utilization", "train", "estimate",
-         "trace", "watch", "whatif", "analysis", "export", "views", "labs", "explorer", "reading", "tongue", "shell",
-         "commands", "cli"]
+ORDER = ["chinese", "errors", "device", "config", "library", "half", "dropout", "likeliest", "atomic", "attention",
+         "patterns", "tiles", "survey", "kernels", "ranks", "bench", "cache", "layers", "labels", "checkpoint",
+         "tokenizers", "decoders", "encoders", "seq2seq", "models", "foreign", "generate", "beam", "loss", "translate",
+         "evaluate", "data", "download", "recipe", "segments", "parallel", "encoded", "bitexts", "rows", "masked", "pairs",
+         "ahead", "graphs", "utilization", "train", "estimate", "trace", "watch", "whatif", "analysis", "export", "views",
+         "labs", "explorer", "reading", "tongue", "shell", "commands", "cli"]
 SAME = {**dict.fromkeys(("blocks", "cell", "certificate", "pool", "tracefile"), "trace"), "watching": "watch",
         "changes": "whatif", "reruns": "whatif", "rules": "attention"}
 

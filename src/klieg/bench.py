@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from klieg.attention import Mask, log_sum_exp, output, scores, weights
+from klieg.device import CPU, device
 from klieg.errors import KliegError
 from klieg.kernels import Attention, attend, gpu, survey
 from klieg.survey import SurveySpec
@@ -98,17 +99,14 @@ ON_A_GPU = [Case(heads, groups, width, length, spec, device="cuda", type="bfloat
 NEAR = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}
 
 
-def cases(device: str) -> list[Case]:
-    """The usual table of a device, cpu or cuda; KliegError if this machine has no such device."""
-    if device == "cpu":
+def cases(name: str) -> list[Case]:
+    """The usual table of a device, cpu, cuda or cuda:1; KliegError if this machine has no such device."""
+    place = device(name)
+    if place == CPU:
         return USUAL
-    if device != "cuda":
-        raise KliegError(f"there is no device {device!r} to measure; give cpu or cuda.")
-    if not torch.cuda.is_available():
-        raise KliegError("this machine has no CUDA GPU that torch can use, and nothing to measure; leave --device away.")
-    if why := gpu.refusal(torch.empty(1, 1, 1, 64, device=device), torch.empty(1, 1, 1, 64, device=device)):
+    if why := gpu.refusal(torch.empty(1, 1, 1, 64, device=place), torch.empty(1, 1, 1, 64, device=place)):
         raise KliegError(f"the gpu kernel cannot run here: {why}; leave --device away.")
-    return ON_A_GPU
+    return [replace(case, device=str(place)) for case in ON_A_GPU]
 
 
 @torch.no_grad()
@@ -122,8 +120,8 @@ def measure(case: Case, repetitions: int = 7) -> Figure:
 
     times: list[tuple[float, float]] = []
     for n in range(repetitions + 1):
-        beside, reference = _timed(plain)
-        took, found = _timed(lambda: case.run(q, k, v))
+        beside, reference = _timed(plain, q.device)
+        took, found = _timed(lambda: case.run(q, k, v), q.device)
         check(found, reference)
         if n:                                             # the first of each wakes threads and caches
             times.append((took, beside))
@@ -131,18 +129,18 @@ def measure(case: Case, repetitions: int = 7) -> Figure:
                   found.kernel)
 
 
-def _timed(run: Callable) -> tuple[float, object]:
+def _timed(run: Callable, there: torch.device) -> tuple[float, object]:
     """Seconds, until whatever device computes is done, and what came out."""
-    _wait()
+    _wait(there)
     start = time.perf_counter()
     found = run()
-    _wait()
+    _wait(there)
     return time.perf_counter() - start, found
 
 
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _wait(there: torch.device) -> None:
+    if there.type == "cuda":
+        torch.cuda.synchronize(there)
 
 
 class _Check:

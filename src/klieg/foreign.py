@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from klieg import checkpoint
+from klieg.device import CPU, room
 from klieg.errors import KliegError, first_line
 from klieg.models import find
 from klieg.tokenizers import Tokenizer, check_text
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """A model of transformers in float32 with its tokenizer."""
+    """A model of transformers with its tokenizer."""
 
     name: str
     model: PreTrainedModel
@@ -67,7 +68,9 @@ class Foreign:
         """One forward pass over a text, without a cache, and where the model can, with `logits` for its last tokens only."""
         known = inspect.signature(self.model.forward).parameters
         options = {"use_cache": False, "logits_to_keep": logits}
-        self.model(torch.tensor([ids]), **{name: value for name, value in options.items() if name in known})
+        with room(f"{self.name!r} read {len(ids):,} tokens"):
+            self.model(torch.tensor([ids], device=self.model.device),
+                       **{name: value for name, value in options.items() if name in known})
 
 
 def _number(config: PretrainedConfig, name: str) -> int | None:
@@ -76,8 +79,8 @@ def _number(config: PretrainedConfig, name: str) -> int | None:
     return max(found) if isinstance(found, list) and found else found if isinstance(found, int) else None
 
 
-def load(name: str) -> Foreign:
-    """A model by its folder or Hugging Face id; KliegError says why it cannot be opened."""
+def load(name: str, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Foreign:
+    """A model by its folder or Hugging Face id, on a device and in a type; KliegError says why it cannot be opened."""
     folder = find(name)
     config = checkpoint.read_config(folder)
     try:
@@ -89,7 +92,7 @@ def load(name: str) -> Foreign:
     transformers.utils.logging.disable_progress_bar()
     tokenizer = Tokenizer.load(folder)
     try:
-        model, found = made.from_pretrained(folder, config=kind.from_dict(config), dtype=torch.float32, use_safetensors=True,
+        model, found = made.from_pretrained(folder, config=kind.from_dict(config), dtype=dtype, use_safetensors=True,
                                             local_files_only=True, output_loading_info=True)
     except Exception as e:  # a config that does not fit its weights comes as almost any error
         raise KliegError(f"{folder} cannot be opened by transformers ({first_line(e)}); it needs whole safetensors and a "
@@ -98,6 +101,8 @@ def load(name: str) -> Foreign:
     if missing:
         raise KliegError(f"{folder}: the weights lack {sorted(missing)[0]} ({len(missing)} in all), and transformers would "
                          "make them up; take the config.json that came with them.")
+    with room(f"{name!r} was brought to {device}"):
+        model = model.to(device)
     return Foreign(name, model.eval().requires_grad_(False), tokenizer)
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from klieg.device import CPU
 from klieg.errors import KliegError
 from klieg.survey import SurveySpec
 from klieg.trace import Trace
@@ -45,15 +48,17 @@ def bundled(name: str, text: str, top: int, pooled: int | None, tokens: int | No
 
 
 def watched(name: str, text: str, top: int, pooled: int | None, tokens: int | None, layers: list[int] | None,
-            kept: list[int] | bool | None, out: Path | None, console: Console, say: Callable[[str], str] = str) -> Trace:
+            kept: list[int] | bool | None, out: Path | None, console: Console, say: Callable[[str], str] = str,
+            device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Trace:
     """What was watched of any other model, saved to `out` if there is one. top and pooled: as SurveySpec has them, None for
     as many buckets() as the text is long; layers: those to survey, None for all; kept: those whose q and k are kept, None
-    for all and False for none. What the console shows meanwhile is as `say` has it."""
+    for all and False for none. What the console shows meanwhile is as `say` has it. The model computes on the device in the
+    type, and what was seen lies there too."""
     from klieg import foreign
     from klieg.views.progress import counted
     from klieg.watch import watch
 
-    model = foreign.load(name)
+    model = foreign.load(name, device, dtype)
     ids = model.ids(text, tokens)
     for option, numbers in (("layers", layers), ("keep", kept)):
         if isinstance(numbers, list) and numbers and max(numbers) >= model.shape[0]:
@@ -88,7 +93,7 @@ def _cost(model: Foreign, count: int, spec: SurveySpec, layers: list[int] | None
     every, heads, groups, width = model.shape
     # Seven numbers of 4 bytes a row, two of 8, and 4 + 8 for each of the largest weights; two maps a head.
     survey = heads * (count * (48 + 12 * spec.top) + 8 * min(spec.map, count) ** 2)
-    pair = count * (heads + groups) * width * 4
+    pair = count * (heads + groups) * width * model.model.dtype.itemsize
     chosen = len(set(layers)) if layers is not None else every
     return survey * chosen, pair * (len(set(kept)) if isinstance(kept, list) else 0 if kept is False else chosen)
 

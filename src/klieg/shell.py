@@ -23,9 +23,12 @@ from klieg.tongue import LANGUAGES, asked, spoken
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from klieg.device import Place
     from klieg.views.picture import Picture
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a folder, or a Hugging Face id.")]
+Device = Annotated[str, typer.Option(help="Where the model computes: cpu, cuda, or cuda:1 for the second GPU of NVIDIA.")]
+Precision = Annotated[str, typer.Option(help="The type in which it computes: fp32, bf16 or fp16.")]
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
 
 MOST_TEXT = 2**28  # bytes of a text
@@ -203,6 +206,15 @@ def _decoded(body: bytes, source: str) -> str:
 def one_of(name: str, value: str, valid: list[str]) -> None:
     if value not in valid:
         raise KliegError(f"--{name} is {value!r}; it must be one of {', '.join(valid)}.")
+
+
+def place(device: str, precision: str) -> Place:
+    """--device and --precision."""
+    from klieg.device import PRECISIONS
+    from klieg.device import device as found
+
+    one_of("precision", precision, list(PRECISIONS))
+    return found(device), PRECISIONS[precision]
 
 
 def language(given: str | None) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from klieg.device import CPU, room
 from klieg.errors import KliegError
 from klieg.models import Decoder
 from klieg.tokenizers import Tokenizer, check_text
@@ -47,11 +48,11 @@ class Scorer:
         return cls(reader.model, reader.tokenizer, reader.name)
 
     @classmethod
-    def load(cls, name: str) -> Scorer:
-        """A bundled name, a folder or a Hugging Face id."""
+    def load(cls, name: str, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Scorer:
+        """A bundled name, a folder or a Hugging Face id; as klieg.analysis.reader.load() has it."""
         from klieg.analysis.reader import load
 
-        return cls.of(load(name))
+        return cls.of(load(name, device, dtype))
 
     @torch.no_grad()
     def total(self, texts: Sequence[str], starts: Sequence[int] | None = None,
@@ -100,8 +101,10 @@ class Scorer:
     def _logged(self, ids: Tensor) -> Tensor:
         """The log-probability of every token but the first, given those before it: ids (b, i) -> (b, i - 1), float64."""
         own = isinstance(self._model, Decoder)
-        logits = (self._model(ids) if own else self._model.model(ids, use_cache=False).logits)[:, :-1].float()
-        return (logits.gather(2, ids[:, 1:, None])[:, :, 0] - logits.logsumexp(-1)).double()
+        ids = ids.to(next((self._model if own else self._model.model).parameters()).device)
+        with room(f"{self.name!r} read {ids.numel():,} tokens"):
+            logits = (self._model(ids) if own else self._model.model(ids, use_cache=False).logits)[:, :-1].float()
+            return (logits.gather(2, ids[:, 1:, None])[:, :, 0] - logits.logsumexp(-1)).double().cpu()
 
     def likeliest(self, choices: Sequence[Sequence[str]]) -> list[int]:
         """The place of the likeliest text of each list; of equal ones the first."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,9 +21,10 @@ import torch
 from torch import Tensor
 
 from klieg.analysis.behaviour import Meter, Score, Text
+from klieg.device import CPU, moved, room
 from klieg.encoders import Bert
 from klieg.errors import KliegError
-from klieg.models import Decoder, find
+from klieg.models import Decoder, Model, find
 from klieg.models import load as load_own
 from klieg.seq2seq import Marian
 from klieg.tokenizers import Tokenizer
@@ -61,6 +63,12 @@ class Reader:
         self._opening = tokenizer.encode("")
         self._closing = [] if isinstance(model, Decoder) else tokenizer.closing
         self._marks: dict[int, bool] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        model = self.model if isinstance(self.model, Decoder | Bert) else self.model.model
+        return next(model.parameters()).device
 
     def window(self, asked: int | None, usual: int = USUAL) -> int:
         """Tokens of a window: those that were asked for, else the usual; KliegError if the model cannot read so many."""
@@ -126,11 +134,13 @@ class Reader:
         found: list[tuple[Heads, T]] = []
 
         def told(call: Call) -> None:
+            # What a text says of its heads is worked out beside the text, in the processor's memory.
+            call = moved(call, CPU)
             if call.queries == call.keys == len(ids):
                 found.append((Heads(call.layer, call.kind, call.heads, call.kv_heads), hear(call)))
 
         if isinstance(self.model, Decoder | Bert):
-            self.model.hidden(ids[None], observe=lambda seen: told(_call(seen)))
+            self.model.hidden(ids[None].to(self.device), observe=lambda seen: told(_call(seen)))
         else:
             from klieg.watch import watch
             with watch(self.model.model, top=0, map=0, bins=1) as seen:
@@ -167,24 +177,37 @@ def punctuates(token: bytes | str) -> bool:
     return all(unicodedata.category(c).startswith("P") for c in text.strip()) if text.strip() else "\n" in text
 
 
-def load(name: str) -> Reader:
-    """A bundled name, a folder or a Hugging Face id. What is of Klieg's shapes is Klieg's own; any other is watched."""
+def load(name: str, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Reader:
+    """A bundled name, a folder or a Hugging Face id, on a device and in a type.
+
+    In float32, what is of Klieg's shapes is Klieg's own; any other, and every model in a narrower type, is watched.
+    """
     from klieg import foreign
 
     folder = find(name)
     model: Any
-    try:
-        model, tokenizer = load_own(name)
-    except KliegError as own:
-        try:
-            model = foreign.load(name)
-        except KliegError as other:
-            raise other from own
+    own = _own(name) if dtype == torch.float32 else None
+    if own is None:
+        model = foreign.load(name, device, dtype)
         tokenizer = model.tokenizer
+    else:
+        model, tokenizer = own
     if isinstance(model, Marian):
         raise KliegError(f"{name!r} is a translator, and a corpus has no translations beside its texts; name a model "
                          "that reads one text.")
-    return Reader(model, tokenizer, name, _fingerprint(folder))
+    if own is not None:
+        with room(f"{name!r} was brought to {device}"):
+            model.to(device)
+    # Numbers of another type are other numbers.
+    narrow = "" if dtype == torch.float32 else f" in {dtype}"
+    return Reader(model, tokenizer, name, _fingerprint(folder) + narrow)
+
+
+def _own(name: str) -> tuple[Model, Tokenizer] | None:
+    """The model and its tokenizer, if it is of Klieg's shapes."""
+    with suppress(KliegError):
+        return load_own(name)
+    return None
 
 
 def _fingerprint(folder: Path) -> str:

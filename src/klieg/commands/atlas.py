@@ -15,10 +15,11 @@ import typer
 
 from klieg import shell
 from klieg.errors import KliegError
-from klieg.shell import Language
+from klieg.shell import Device, Language, Precision
 
 if TYPE_CHECKING:
     from klieg.analysis.atlas import Atlas
+    from klieg.device import Place
     from klieg.views.picture import Picture
 
 FILE = "atlas.safetensors"
@@ -45,6 +46,7 @@ def atlas(
     parquet: Annotated[bool, typer.Option("--parquet", help="The table as Parquet too.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Print the heads in which two atlases differ most.")] = False,
     add: Annotated[bool, typer.Option("--add", help="Add two atlases of one model over different corpora.")] = False,
+    device: Device = "cpu", precision: Precision = "fp32",
     lang: Language = None,
 ) -> None:
     """Score what every head of a model does over a corpus.
@@ -60,7 +62,7 @@ def atlas(
     from klieg.commands.syntax import syntax
 
     language = shell.language(lang)
-    gold = (corpus or "").lower().endswith(SUFFIX)
+    gold, where = (corpus or "").lower().endswith(SUFFIX), shell.place(device, precision)
     if by is not None and not gold:
         shell.one_of("by", by, SCORES)
     if probe is not None:
@@ -69,10 +71,11 @@ def atlas(
         need_parquet()
     if gold and not (compare or add):
         _refused({"tokens": tokens, "window": window, "probe": probe}, "a treebank is read whole, sentence by sentence")
-        syntax(model, Path(corpus or ""), _folder(out), by, parquet, language)
+        syntax(model, where, Path(corpus or ""), _folder(out), by, parquet, language)
         return
     if compare or add:
-        _two(model, corpus, {"tokens": tokens, "window": window, "probe": probe}, "compare" if compare else "add")
+        elsewhere = {"device": None if device == "cpu" else device, "precision": None if precision == "fp32" else precision}
+        _two(model, corpus, {"tokens": tokens, "window": window, "probe": probe} | elsewhere, "compare" if compare else "add")
     if compare:
         if out is not None or add:
             raise KliegError("--compare prints and writes nothing; leave --out and --add away.")
@@ -82,7 +85,7 @@ def atlas(
     if add:
         _written(_sum(Path(model), Path(corpus or ""), out), out, by, parquet, language)
         return
-    _read(model, corpus, out, tokens, window, probe, lambda found: _written(found, out, by, parquet, language), language)
+    _read(model, where, corpus, out, tokens, window, probe, lambda found: _written(found, out, by, parquet, language), language)
 
 
 def _two(first: str, second: str | None, given: dict[str, object], option: str) -> None:
@@ -105,7 +108,7 @@ def _folder(out: Path | None) -> Path:
     return out
 
 
-def _read(model: str, corpus: str | None, out: Path, tokens: int | None, window: int | None, asked: str | None,
+def _read(model: str, where: Place, corpus: str | None, out: Path, tokens: int | None, window: int | None, asked: str | None,
           write: Callable[[Atlas], None], language: str) -> None:
     """Read the corpus into the atlas of the folder, new or gone on with; the first process writes what it shows."""
     from klieg.analysis.atlas import empty, scored
@@ -118,7 +121,7 @@ def _read(model: str, corpus: str | None, out: Path, tokens: int | None, window:
         raise KliegError("random tokens need no corpus; leave it away." if corpus is not None else
                          "an atlas needs a corpus; name a text file, for example: klieg atlas chat my-text.txt -o atlas.")
     source = Draws() if corpus is None else Corpus(corpus)
-    reader = load(model)
+    reader = load(model, *where)
     probe = PROBES.get(asked or "", Plain)(reader)
     found = census(lambda: empty(reader, source, window, probe), lambda atlas: scored(atlas, reader), source, probe, out / FILE,
                    tokens, window)

@@ -12,7 +12,7 @@ from klieg.shell import Language
 
 def attention(
     repetitions: Annotated[int, typer.Option(min=1, help="Turns of each; the median of their ratios is printed.")] = 7,
-    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU of NVIDIA, in bfloat16.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, or cuda or cuda:1 for a GPU of NVIDIA, in bfloat16.")] = "cpu",
     lang: Language = None,
 ) -> None:
     """What attention costs here with its survey, beside torch's own attention alone; some minutes."""

@@ -13,12 +13,13 @@ import typer
 
 from klieg import shell
 from klieg.errors import KliegError
-from klieg.shell import Language, Model
+from klieg.shell import Device, Language, Model, Precision
 
 if TYPE_CHECKING:
     from klieg.analysis.coreference.riddles import Riddle, Riddles
     from klieg.analysis.likelihood import Scorer
     from klieg.analysis.reader import Reader
+    from klieg.device import Place
 
 SETS = "wsc273, winobias, winogender, gap, cluewsc"
 Data = Annotated[str | None, typer.Option("--data", metavar="FOLDER", help="Folder of public texts; by default KLIEG_DATA.")]
@@ -32,7 +33,7 @@ def coref(
     candidates: Annotated[str | None, typer.Option(metavar="WORDS", help="What it may stand for, commas between, the right one "
                                                    "first.")] = None,
     at: Annotated[str, typer.Option(help="From where heads look in the text: pronoun, clause or end.")] = "pronoun",
-    model: Model = "chat",
+    model: Model = "chat", device: Device = "cpu", precision: Precision = "fp32",
     data: Data = None,
     json_file: Json = None,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Every head in one picture, at any size.")] = None,
@@ -45,8 +46,9 @@ def coref(
     chance, simple baselines, and the model's own answer.
     """
     from klieg.analysis.coreference import READINGS
+    from klieg.analysis.reader import load
 
-    language = shell.language(lang)
+    language, where = shell.language(lang), shell.place(device, precision)
     files = shell.files(json=json_file, svg=svg, png=png)
     shell.one_of("at", at, list(READINGS))
     if (pronoun is None) != (candidates is None):
@@ -56,9 +58,9 @@ def coref(
         from klieg.analysis.coreference.riddles import posed
         names = [name.strip() for name in candidates.replace("，", ",").split(",") if name.strip()]
         text = shell.given(what)
-        _one(_reader(model), posed(text, pronoun, names), names, at, files, language)
+        _one(load(model, *where), posed(text, pronoun, names), names, at, files, language)
     else:
-        _set(_reader(model), _riddles(what, data), files, language)
+        _set(load(model, *where), _riddles(what, data), files, language)
 
 
 def grammar(
@@ -66,7 +68,7 @@ def grammar(
                                                "BLiMP from the folder of public texts; or the first of two sentences.")] = None,
     other: Annotated[str | None, typer.Argument(metavar="SENTENCE", help="The second, token by token beside it.")] = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="Read so many pairs of each paradigm; by default all.")] = None,
-    model: Model = "chat",
+    model: Model = "chat", device: Device = "cpu", precision: Precision = "fp32",
     data: Data = None,
     json_file: Json = None,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="All phenomena, or both sentences, in one picture.")] = None,
@@ -80,15 +82,15 @@ def grammar(
     """
     from klieg.analysis.likelihood import Scorer
 
-    language = shell.language(lang)
+    language, where = shell.language(lang), shell.place(device, precision)
     files = shell.files(json=json_file, svg=svg, png=png)
     if other is not None:
         if pairs is not None or data is not None:
             raise KliegError("--pairs and --data are for a file of pairs; leave them out, or name one file instead of two "
                              "sentences.")
-        _two(Scorer.load(model), shell.given(what or ""), shell.given(other), files, language)
+        _two(Scorer.load(model, *where), shell.given(what or ""), shell.given(other), files, language)
     else:
-        _pairs(model, what, pairs, data, files, language)
+        _pairs(model, where, what, pairs, data, files, language)
 
 
 def _two(scorer: Scorer, one: str, other: str, files: dict[str, Path], language: str) -> None:
@@ -108,7 +110,8 @@ def _two(scorer: Scorer, one: str, other: str, files: dict[str, Path], language:
         console.print(line, soft_wrap=True)
 
 
-def _pairs(model: str, what: str | None, pairs: int | None, data: str | None, files: dict[str, Path], language: str) -> None:
+def _pairs(model: str, where: Place, what: str | None, pairs: int | None, data: str | None, files: dict[str, Path],
+           language: str) -> None:
     from klieg.analysis.grammar import FILE, read_pairs
     from klieg.analysis.grammar import grammar as ordered
     from klieg.analysis.likelihood import Scorer
@@ -120,7 +123,7 @@ def _pairs(model: str, what: str | None, pairs: int | None, data: str | None, fi
     if what is not None and not _there(path):
         raise KliegError(f"there is no file {what!r}; name a file of minimal pairs, or two sentences to compare.")
     given = read_pairs(path, pairs)
-    scorer = Scorer.load(model)
+    scorer = Scorer.load(model, *where)
     with counted(shell.said("sentences"), shell.console(error=True)) as step:
         found = ordered(scorer, given, step)
     if files:
@@ -136,12 +139,6 @@ def _there(path: Path) -> bool:
     with suppress(OSError):
         return path.exists()
     return False
-
-
-def _reader(model: str) -> Reader:
-    from klieg.analysis.reader import load
-
-    return load(model)
 
 
 def _riddles(what: str, data: str | None) -> Riddles:

@@ -16,7 +16,7 @@ import typer
 
 from klieg import shell
 from klieg.errors import KliegError
-from klieg.shell import Language
+from klieg.shell import Device, Language, Precision
 
 if TYPE_CHECKING:
     from klieg.trace import Trace
@@ -44,6 +44,7 @@ def map_text(
     pooled: Annotated[int | None, typer.Option("--map", min=0, help=POOLED)] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Take the first tokens only.")] = None,
     keep: Annotated[str, typer.Option(metavar="all|none|0,5,...", help="Layers whose q and k are kept, to zoom.")] = "all",
+    device: Device = "cpu", precision: Precision = "fp32",
     lang: Language = None,
 ) -> None:
     """Watch a model read a text of any length, and save what it saw."""
@@ -51,7 +52,7 @@ def map_text(
     from klieg.models import bundled
 
     language = shell.language(lang)
-    chosen, kept = _numbers("layers", layers), _kept(keep)
+    chosen, kept, where = _numbers("layers", layers), _kept(keep), shell.place(device, precision)
     if str(out) == "-":
         raise KliegError("--out writes a file; name one, for example -o map.klieg.")
     shell.writable(out)
@@ -59,10 +60,12 @@ def map_text(
     if model in bundled():
         if layers is not None or keep != "all":
             raise KliegError(f"{model!r} comes with Klieg and is traced whole; leave --layers and --keep away.")
+        _on_the_processor(model, device, precision)
         found = reading.bundled(model, text, top, pooled, tokens)
         found.save(out)
     else:
-        found = reading.watched(model, text, top, pooled, tokens, chosen, kept, out, shell.console(error=True), shell.said)
+        found = reading.watched(model, text, top, pooled, tokens, chosen, kept, out, shell.console(error=True), shell.said,
+                                *where)
     _summary(found, out, language)
 
 
@@ -70,6 +73,7 @@ def heads(
     source: Annotated[str, typer.Argument(metavar="TRACE|MODEL", help="A trace that klieg map wrote, or a model.")],
     text: Annotated[str | None, typer.Argument(help="What a model is to read; - reads standard input.")] = None,
     by: Annotated[str | None, typer.Option(help=BY)] = None,
+    device: Device = "cpu", precision: Precision = "fp32",
     json_file: Json = None, svg: Svg = None, png: Png = None, dark: Dark = False, lang: Language = None,
 ) -> None:
     """Show what every head does, by layer and head."""
@@ -82,7 +86,7 @@ def heads(
     language = shell.language(lang)
     if by is not None:
         shell.one_of("by", by, list(STATISTICS))
-    found = _source(source, text)
+    found = _source(source, text, device, precision)
 
     def picture(medium: Medium, dark: bool) -> Picture:
         theme, room = DARK if dark else LIGHT, None if medium is PAPER else shell.console().width
@@ -129,7 +133,7 @@ def zoom(
         _show(picture(TERMINAL, True))
 
 
-def _source(source: str, text: str | None) -> Trace:
+def _source(source: str, text: str | None, device: str, precision: str) -> Trace:
     """The trace of a file, or of a model that reads a text; every call with its survey."""
     from klieg import reading
     from klieg.models import bundled
@@ -139,15 +143,24 @@ def _source(source: str, text: str | None) -> Trace:
     if Path(source).is_file():
         if text is not None:
             raise KliegError(f"{source} is a trace and has its own text; leave the other one away.")
+        _on_the_processor(source, device, precision)
         found = Trace.load(source)
         found.calls = [call.surveyed(SurveySpec(top=0, map=0)) for call in found.calls]
         return found
     if text is None:
         raise KliegError(f"there is no trace {source!r}; if it is a model, give a text: klieg heads {source} \"I love you\".")
+    where = shell.place(device, precision)
     if source in bundled():
+        _on_the_processor(source, device, precision)
         return reading.bundled(source, shell.given(text), 0, 0, None)
-    return reading.watched(source, shell.given(text), 0, 0, None, None, False, None, shell.console(error=True),
-                           shell.said)
+    return reading.watched(source, shell.given(text), 0, 0, None, None, False, None, shell.console(error=True), shell.said,
+                           *where)
+
+
+def _on_the_processor(source: str, device: str, precision: str) -> None:
+    """KliegError if what is there already, or comes with Klieg, was to be computed elsewhere."""
+    if (device, precision) != ("cpu", "fp32"):
+        raise KliegError(f"{source!r} is read on the processor, in float32; leave --device and --precision away.")
 
 
 # ---- what it says ----

@@ -11,7 +11,7 @@ import typer
 from klieg import shell
 from klieg.commands.atlas import FILE
 from klieg.commands.syntax import FILE as SYNTAX
-from klieg.shell import Language
+from klieg.shell import Device, Language, Precision
 
 T = TypeVar("T")
 
@@ -23,6 +23,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Of the page on this machine.")] = 8137,
     host: Annotated[str, typer.Option(help="Another address of this machine, for others; 0.0.0.0 is all.")] = "127.0.0.1",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    device: Device = "cpu", precision: Precision = "fp32",
     lang: Language = None,
 ) -> None:
     """Open the Explorer on models, traces and atlases."""
@@ -34,8 +35,8 @@ def serve(
     from klieg.explorer.server import serve as run
     from klieg.trace import Trace
 
-    language = shell.language(lang) if lang is not None else None
-    readers = {name: Reader(name) for name in model or models.bundled()}
+    language, where = shell.language(lang) if lang is not None else None, shell.place(device, precision)
+    readers = {name: Reader(name, *where) for name in model or models.bundled()}
     folders = [path for path in traces or [] if path.is_dir() or path.suffix in (".safetensors", ".json")]
     saved = [path for path in traces or [] if path not in folders]
     if model or not saved:

@@ -14,11 +14,12 @@ from klieg.errors import KliegError, nearest
 
 if TYPE_CHECKING:
     from klieg.analysis.syntax import Relation
+    from klieg.device import Place
 
 FILE = "syntax.json"        # in the folder: what `klieg serve` opens
 
 
-def syntax(model: str, path: Path, out: Path, by: str | None, parquet: bool, language: str) -> None:
+def syntax(model: str, where: Place, path: Path, out: Path, by: str | None, parquet: bool, language: str) -> None:
     """Read the treebank; table, picture and page in the folder, and the best head of every relation on standard output."""
     from klieg.analysis.atlas import columns
     from klieg.analysis.reader import load
@@ -30,7 +31,7 @@ def syntax(model: str, path: Path, out: Path, by: str | None, parquet: bool, lan
     from klieg.views.syntax import grid, name, remarks, table
 
     sentences = read_treebank(path)
-    reader = load(model)
+    reader = load(model, *where)
     with suppress(OSError):     # what is wrong with the folder is said where the file is tried
         out.mkdir(parents=True, exist_ok=True)
     shell.writable(out / "syntax.csv")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
+
+from klieg.device import CPU, moved
 from klieg.errors import KliegError
 from klieg.explorer.turns import Turn
 from klieg.survey import SurveySpec
@@ -22,10 +25,10 @@ STREAMED = 512  # tokens up to which the residual stream of a watched model is k
 
 
 class Reader:
-    """A model by its name. Everything that computes holds the turn of its asker."""
+    """A model by its name; one that is watched computes on a device and in a type. What computes holds its asker's turn."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> None:
+        self.name, self._where = name, (device, dtype)
         self._own: tuple[Model, Tokenizer] | None = None
         self._foreign: Foreign | None = None
 
@@ -50,7 +53,7 @@ class Reader:
             self._own = models.load(self.name)
         except KliegError as own:
             try:
-                self._foreign = foreign.load(self.name)
+                self._foreign = foreign.load(self.name, *self._where)
             except KliegError as other:
                 raise other from own
 
@@ -99,6 +102,6 @@ class Reader:
         with watch(model.model, SPEC.top, SPEC.map, keep_qk=True, tokenizer=model.tokenizer, streams=len(ids) <= STREAMED,
                    on_call=lambda done, expected: turn.offer()) as seen:
             model.run(ids, len(written) + 1)
-        found = seen.trace()
+        found = moved(seen.trace(), CPU)
         found.model = self.name
         return found

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from klieg.device import room
 from klieg.errors import KliegError
 from klieg.generate import Sampling, choose
 from klieg.models import Decoder, Model
@@ -129,11 +130,12 @@ def _caching(found: Foreign) -> Step:
     def step(ids: list[int]) -> Tensor:
         nonlocal read, cache
         read += len(ids)
-        given = model(torch.tensor([ids]), attention_mask=torch.ones(1, read, dtype=torch.int64), past_key_values=cache,
-                      use_cache=True, **last)
+        with room(f"{name!r} read {len(ids):,} tokens"):
+            given = model(torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True, **last,
+                          attention_mask=torch.ones(1, read, dtype=torch.int64, device=model.device))
         cache = getattr(given, "past_key_values", None)
         if cache is None:
             raise KliegError(f"{name!r} keeps no keys and values between its steps, so it has no film; choose another model.")
-        return given.logits[:, -1]
+        return given.logits[:, -1].cpu()
 
     return step

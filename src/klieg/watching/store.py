@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from klieg.device import out_of_memory
 from klieg.errors import first_line
 
 SHARE = 4      # q and k take at most a quarter of the memory that is free when watching begins
@@ -149,12 +150,6 @@ def _in_file(folder: Path, x: Tensor) -> Tensor:
         os.close(handle)
         Path(name).unlink()
     return kept.copy_(x)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that memory is short."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in said or "out of memory" in said
 
 
 def _free_disk(folder: Path) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from klieg.certificate import Certificate
+from klieg.device import out_of_memory
 from klieg.errors import KliegError, first_line
 from klieg.survey import SurveySpec
 from klieg.trace import Call, Trace
@@ -24,7 +25,7 @@ from klieg.watching.measure import measure
 from klieg.watching.registry import Heard
 from klieg.watching.runs import Run
 from klieg.watching.stacks import Stacks
-from klieg.watching.store import Kept, Store, out_of_memory
+from klieg.watching.store import Kept, Store
 from klieg.watching.strands import ROW_SUMS, Increment, Pass, Strand
 
 SMALL = 2**26       # weights of all layers: of a smaller model's run v and output are kept as well
