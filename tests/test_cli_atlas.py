@@ -88,7 +88,9 @@ def test_two_atlases_are_compared(corpus: Path, tiny: Path) -> None:  # noqa: F8
     assert run("atlas", tiny, corpus, "-o", "b", "--window", "32").status == 0
     ran = run("atlas", "--compare", "a", "b", COLUMNS="80")
     names, *lines = ran.text.splitlines()
-    assert (ran.status, ran.err) == (0, "") and names.split() == ["A:", "a", "B:", "b"] and "B - A" in lines[0]
+    assert ran.status == 0 and names.split() == ["A:", "a", "B:", "b"] and "B - A" in lines[0]
+    assert ran.err == "A was read in windows of 64 tokens and B of 32: scores depend on how long a text is\n"
+    assert run("atlas", "--compare", "a", "a").err == ""
     assert [line.split() for line in lines] == [
         line.split() for line in run("atlas", "--compare", "a", "b", COLUMNS="160").text.splitlines()[1:]]
     one = run("atlas", "--compare", "a", "b", "--by", "previous", COLUMNS="80")
@@ -270,6 +272,8 @@ def test_a_treebank_is_read_for_grammar(tiny: Path, here: Path) -> None:  # noqa
     assert zh.status == 0 and "支配词" in zh.text and "依存关系" in zh.text and "共 12 句" in zh.err
     svg = Path("out/syntax.svg").read_text("utf-8")
     assert ElementTree.fromstring(svg).tag.endswith("svg") and "obj：" in svg
+    Path("some.conllu.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert run("atlas", tiny, "some.conllu.gz", "-o", "packed").text == ran.text
 
 
 def test_a_wrong_treebank_is_one_line(tiny: Path, here: Path) -> None:  # noqa: F811

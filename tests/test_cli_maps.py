@@ -122,6 +122,23 @@ def test_some_layers_and_some_tokens(book: Path, llama: Path) -> None:
     refused(run("zoom", "map.klieg", "0.0"), "no layer 0; the model has layers 1")
 
 
+@pytest.mark.parametrize(("model", "most"), [("chat", 512), ("llama", 40)])
+def test_what_is_offered_for_a_text_that_is_too_long_is_there(model: str, most: int, here: Path, llama: Path) -> None:  # noqa: F811
+    argv = ["--model", llama if model == "llama" else model, "-o", "map.klieg", "--map", "8"]
+    refused(run("map", "-", *argv, said=BOOK * 60), rf"shorten it, or take its first tokens only with --tokens {most}\.$")
+    assert run("map", "-", *argv, "--tokens", str(most), said=BOOK * 60).status == 0
+    assert len(Trace.load("map.klieg").tokens) == most
+    refused(run("heads", argv[1], "-", said=BOOK * 60), r"shorten it\.$")
+
+
+def test_a_translator_is_traced_where_it_is_told_the_language(here: Path) -> None:  # noqa: F811
+    for argv in (["map", "-", "--model", "translate", "-o", "map.klieg"], ["heads", "translate", "-"]):
+        refused(run(*argv, said="I love you"), r"explain TEXT --model translate --to zh --save FILE\.klieg")
+    assert run("explain", "I love you", "--model", "translate", "--to", "zh", "--save", "love.klieg").status == 0
+    lines = run("heads", "love.klieg", COLUMNS="100").text.splitlines()
+    assert len(next(line for line in lines if "cross" in line).split()) == 5 + 4
+
+
 def test_standard_input_is_a_text_too(here: Path, llama: Path) -> None:  # noqa: F811
     assert run("map", "-", "--model", llama, "-o", "map.klieg", said=BOOK).status == 0
     assert Trace.load("map.klieg").text == BOOK

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 import pytest
 from conftest import build, surveyed
 
@@ -72,6 +75,19 @@ def test_in_a_terminal_the_numbers_stand_under_their_names(seen: Trace) -> None:
     assert lines[0].split() == list(STATISTICS)
     assert lines[2].split()[:4] == ["layer", "1", "head", "0"]
     assert len(lines[2].split()) == 4 + len(STATISTICS)
+
+
+@MEDIA
+def test_cross_attention_has_no_cell_for_statistics_of_places(seen: Trace, medium: Medium) -> None:
+    other = copy(seen)
+    other.calls = [replace(seen.calls[0], kind="cross"), *seen.calls[1:]]
+    titles = [cell.title for cell in cells(table(other, medium=medium)) if cell.title.startswith("layer 1, head 0")]
+    assert [title.split(", ")[2] for title in titles] == ["entropy", "sharpest", "first", "received"]
+    assert len(cells(grid(other, "distance", medium=medium))) == 8 and len(cells(grid(other, "first", medium=medium))) == 12
+    other.calls = other.calls[:1]
+    assert "distance" not in words(table(other, medium=medium))
+    with pytest.raises(KliegError, match="'own' goes by position"):
+        grid(other, "own", medium=medium)
 
 
 def test_of_a_table_that_is_too_wide_the_last_columns_stand_below(seen: Trace) -> None:

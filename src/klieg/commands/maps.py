@@ -61,8 +61,7 @@ def map_text(
         if layers is not None or keep != "all":
             raise KliegError(f"{model!r} comes with Klieg and is traced whole; leave --layers and --keep away.")
         _on_the_processor(model, device, precision)
-        found = reading.bundled(model, text, top, pooled, tokens)
-        found.save(out)
+        found = reading.bundled(model, text, top, pooled, tokens, out)
     else:
         found = reading.watched(model, text, top, pooled, tokens, chosen, kept, out, shell.console(error=True), shell.said,
                                 *where)

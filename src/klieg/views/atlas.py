@@ -54,6 +54,8 @@ WORDS = {
                 "每项指标都是各段文本的均值；下限与上限构成 95% 置信区间，随机基线是这个头没有该行为时的得分。"),
     "units": ("entropy is in nats, distance in tokens; every other score is a share",
               "entropy 以奈特计，distance 以词元计，其余指标都是份额"),
+    "windows": ("A was read in windows of {a:,} tokens and B of {b:,}: scores depend on how long a text is",
+                "A 每段最多 {a:,} 个词元，B 每段最多 {b:,} 个：得分与文本的长短有关"),
     "relation": ("relation", "依存关系"), "to": ("looks for", "所找的词"), "share": ("right", "正确率"),
     "offset": ("offset", "偏移"), "baseline": ("of the offset", "偏移基线"), "count": ("words", "词数"),
     "left junk": ("left out: {count:,} pieces that are no UTF-8 text", "略过：{count:,} 段不是 UTF-8 的内容"),

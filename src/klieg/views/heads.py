@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from klieg.errors import KliegError
 from klieg.trace import Call, Trace
 from klieg.views.glyphs import safe, width
 from klieg.views.heatmap import reach
 from klieg.views.palette import LIGHT, Paint, Theme
 from klieg.views.picture import FAINT, INK, PAPER, Cell, Mark, Medium, Picture, Ramp, Rule, Span, Text
 from klieg.views.scale import Scale
-from klieg.views.statistics import STATISTICS, measured, statistic
+from klieg.views.statistics import STATISTICS, applies, measured, statistic
 from klieg.views.words import say
 
 SIDE = 38.0       # CSS pixels of a head's cell
@@ -37,13 +38,16 @@ class Row(Protocol):
 
 def grid(trace: Trace, by: str = "entropy", theme: Theme = LIGHT, *, medium: Medium = PAPER, room: float | None = None,
          language: str = "en") -> Picture:
-    """Layers x heads, coloured by one statistic from its least to its largest value.
+    """Layers x heads, coloured by one statistic from its least to its largest value; KliegError if it applies to none.
 
     room: width that there is; heads that do not fit stand in a further band below, groups unbroken where they fit.
     """
-    values = [measured(call, by) for call in trace.calls]
+    calls = [call for call in trace.calls if applies(by, call)]
+    if not calls:
+        raise KliegError(f"{by!r} goes by position, and a target has none in its source; choose another statistic.")
+    values = [measured(call, by) for call in calls]
     title = (Span(say(f"by {by}", language), INK, bold=True), Span(f"   {_unit(by, language)}", FAINT))
-    return scored(trace.calls, values, statistic(by).unit, title,
+    return scored(calls, values, statistic(by).unit, title,
                   safe(f"{trace.model}: {say(f'by {by}', language)}"), theme, medium=medium, room=room, language=language)
 
 
@@ -69,7 +73,8 @@ def scored(calls: Sequence[Row], values: list[list[float]], unit: str, title: tu
 
 def table(trace: Trace, theme: Theme = LIGHT, *, medium: Medium = PAPER, room: float | None = None,
           language: str = "en") -> Picture:
-    """All statistics, a column each, and a line for every head; colours go from the least to the largest of a column.
+    """All statistics, a column each, and a line for every head; colours go from the least to the largest of a column. Where
+    one does not apply there is no cell.
 
     room: width that there is; columns that do not fit stand in a further table below.
     """
@@ -80,8 +85,8 @@ def table(trace: Trace, theme: Theme = LIGHT, *, medium: Medium = PAPER, room: f
     gap = (2 if paper else 1) * medium.char
     middle = max(map(width, names)) * medium.char + gap
     gutter = middle + max(map(width, heads)) * medium.char + gap
-    fits = len(STATISTICS) if room is None else max(int((room - gutter) // wide), 1)
-    every, y = list(STATISTICS), 0.0
+    every, y = [name for name in STATISTICS if any(applies(name, call) for call in trace.calls)], 0.0
+    fits = len(every) if room is None else max(int((room - gutter) // wide), 1)
     marks: list[Mark] = []
     for start in range(0, len(every), fits):
         y = _columns(marks, trace, every[start:start + fits], names, heads, (middle, gutter, wide, y + (start > 0)), medium,
@@ -95,7 +100,7 @@ def _columns(marks: list[Mark], trace: Trace, chosen: list[str], names: list[str
     """Some statistics of every head; returns where they end."""
     (middle, gutter, wide, y), paper = layout, medium is PAPER
     high = 24.0 if paper else 1
-    measures = {name: [measured(call, name) for call in trace.calls] for name in chosen}
+    measures = {name: [measured(call, name) if applies(name, call) else [] for call in trace.calls] for name in chosen}
     ramps = {name: ramp_of(found) for name, found in measures.items()}
     for n, name in enumerate(chosen):
         x = gutter + (n + 1) * wide - (6 if paper else 1)
@@ -111,8 +116,9 @@ def _columns(marks: list[Mark], trace: Trace, chosen: list[str], names: list[str
             grouped = call.kv_heads < call.heads
             marks.append(Text(middle, words, (Span(heads[head], INK if first or not grouped else FAINT),)))
             for n, name in enumerate(chosen):
-                marks.append(_cell((gutter + n * wide, y, wide, high), measures[name][place][head], ramps[name],
-                                   STATISTICS[name].unit, f"layer {call.layer}, head {head}, {name}"))
+                if applies(name, call):
+                    marks.append(_cell((gutter + n * wide, y, wide, high), measures[name][place][head], ramps[name],
+                                       STATISTICS[name].unit, f"layer {call.layer}, head {head}, {name}"))
             y += high
         y += 6 if paper else 0
     return y
