@@ -159,24 +159,30 @@ def test_positional_is_the_variance_between_distances(mask: Mask) -> None:
         assert measure(call, random_text(n), seeded())["positional"].weight[head].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_padding_changes_nothing() -> None:
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_changes_nothing(left: bool) -> None:
     text, n = random_text(40), 40
     q, k = torch.randn(1, 4, n, 8, generator=seeded(1)), torch.randn(1, 2, n, 8, generator=seeded(2))
+
+    def beside(x: torch.Tensor, more: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        return torch.cat([more, x] if left else [x, more], dim)
+
     for mask in (Mask.causal(), Mask()):
         alone = measure(made(q, k, mask), text, seeded())
-        real = torch.arange(n + 9) < n
-        padded = Text(torch.cat([text.ids, torch.zeros(9, dtype=torch.int64)]), torch.cat([text.marks, torch.ones(9) > 0]),
-                      torch.cat([text.needle, torch.full((9,), -1)]))
+        real = beside(torch.ones(n) > 0, torch.zeros(9) > 0)
+        needle = text.needle + 9 * (left & (text.needle >= 0))
+        padded = Text(beside(text.ids, torch.zeros(9, dtype=torch.int64)), beside(text.marks, torch.ones(9) > 0),
+                      beside(needle, torch.full((9,), -1)))
         other = torch.randn(1, 4, n + 9, 8, generator=seeded(4))
-        wide = made(torch.cat([other, torch.cat([q, torch.randn(1, 4, 9, 8)], 2)]),
-                    torch.cat([other[:, :2], torch.cat([k, torch.randn(1, 2, 9, 8)], 2)]),
+        wide = made(torch.cat([other, beside(q, torch.randn(1, 4, 9, 8), 2)]),
+                    torch.cat([other[:, :2], beside(k, torch.randn(1, 2, 9, 8), 2)]),
                     mask & Mask.padding(torch.stack([torch.ones_like(real), real])))
         found = measure(wide, padded, seeded(), batch=1)
-        assert list(found) == list(alone)
-        for name in alone:
-            if name != "positional":            # its band is wider in a longer text
-                assert torch.allclose(found[name].weight, alone[name].weight, atol=1e-5), name
-                assert torch.allclose(found[name].chance, alone[name].chance, atol=1e-5), name
+        # The first token is the first of all, padding too, which nobody sees.
+        assert list(found) == [name for name in alone if name != "first" or not left]
+        for name in found:
+            assert torch.allclose(found[name].weight, alone[name].weight, atol=1e-5), name
+            assert torch.allclose(found[name].chance, alone[name].chance, atol=1e-5), name
 
 
 def test_heads_with_masks_of_their_own() -> None:

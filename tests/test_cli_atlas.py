@@ -19,6 +19,7 @@ import torch
 from test_cli import here, refused, run, tiny  # noqa: F401
 
 from klieg.analysis.atlas import SCORES, Atlas
+from klieg.analysis.behaviour import UNITS
 from klieg.parallel import ALONE
 
 TEXT = "I love you and the cat loves the moon. The moon and the cat love you, and you love the moon. "
@@ -58,6 +59,16 @@ def test_an_atlas_is_written_and_shown(corpus: Path, tiny: Path) -> None:  # noq
                          f"{line.chance:.3f}", str(line.texts)]
 
 
+def test_units_are_said(corpus: Path, tiny: Path) -> None:  # noqa: F811
+    ran = run("atlas", tiny, corpus, "-o", "out")
+    others = {score: unit for score, unit in UNITS.items() if unit != "share"}
+    said = ", ".join(f"{score} {'is ' * (n == 0)}in {unit}" for n, (score, unit) in enumerate(others.items()))
+    assert said in " ".join(ran.text.split()) and said in Path("out/atlas.html").read_text("utf-8")
+    assert said in " ".join(run("atlas", "--compare", "out", "out").text.split())
+    assert "奈特" in run("atlas", "--compare", "out", "out", "--by", "entropy", "--lang", "zh").text
+    assert "nats" not in run("atlas", "--compare", "out", "out", "--by", "previous").text
+
+
 def test_it_goes_on_and_says_when_it_is_done(corpus: Path, tiny: Path) -> None:  # noqa: F811
     first = run("atlas", tiny, corpus, "-o", "out", "--tokens", "150", "--by", "positional", "--lang", "zh")
     assert first.status == 0 and "语料还没有读完" in first.err and "指标" in first.text
@@ -77,7 +88,9 @@ def test_two_atlases_are_compared(corpus: Path, tiny: Path) -> None:  # noqa: F8
     assert run("atlas", tiny, corpus, "-o", "b", "--window", "32").status == 0
     ran = run("atlas", "--compare", "a", "b", COLUMNS="80")
     names, *lines = ran.text.splitlines()
-    assert (ran.status, ran.err) == (0, "") and names.split() == ["A:", "a", "B:", "b"] and "B - A" in lines[0]
+    assert ran.status == 0 and names.split() == ["A:", "a", "B:", "b"] and "B - A" in lines[0]
+    assert ran.err == "A was read in windows of 64 tokens and B of 32: scores depend on how long a text is\n"
+    assert run("atlas", "--compare", "a", "a").err == ""
     assert [line.split() for line in lines] == [
         line.split() for line in run("atlas", "--compare", "a", "b", COLUMNS="160").text.splitlines()[1:]]
     one = run("atlas", "--compare", "a", "b", "--by", "previous", COLUMNS="80")
@@ -259,6 +272,8 @@ def test_a_treebank_is_read_for_grammar(tiny: Path, here: Path) -> None:  # noqa
     assert zh.status == 0 and "支配词" in zh.text and "依存关系" in zh.text and "共 12 句" in zh.err
     svg = Path("out/syntax.svg").read_text("utf-8")
     assert ElementTree.fromstring(svg).tag.endswith("svg") and "obj：" in svg
+    Path("some.conllu.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert run("atlas", tiny, "some.conllu.gz", "-o", "packed").text == ran.text
 
 
 def test_a_wrong_treebank_is_one_line(tiny: Path, here: Path) -> None:  # noqa: F811

@@ -7,10 +7,15 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pytest
 from test_cli import here, refused, run, tiny  # noqa: F401
 
 from klieg.analysis.flow import flow
+from klieg.views.flow import flow as drawn
 from klieg.views.glyphs import width
+from klieg.views.palette import DARK
+from klieg.views.picture import TERMINAL
+from klieg.views.text import lower
 
 TEXT = "I love you and the cat"
 
@@ -31,6 +36,17 @@ def test_a_line_for_every_token_and_a_column_for_every_way(tiny: Path) -> None: 
             assert abs(shown - exact) <= 5.1e-4 or abs(shown / exact - 1) < 0.6
     agreement = [float(x) for x in re.findall(r"[+-]\d\.\d\d", lines[4 + found.token])]
     assert agreement == [round(way.correlation, 2) for way in found.ways]
+
+
+@pytest.mark.parametrize(("language", "names"), [
+    ("en", "hiding raw rollout rollout max-flow value value"), ("zh", "遮去 原始 rollout rollout 最大流 按值 按值")])
+def test_eighty_columns_hold_all_ways_side_by_side(tiny: Path, language: str, names: str) -> None:  # noqa: F811
+    found = flow(str(tiny), TEXT)
+    found.trace.tokens[1] = "Donaudampfschifffahrt"
+    lines = [line.plain for line in lower(drawn(found, DARK, medium=TERMINAL, room=80, language=language))]
+    assert max(map(width, lines)) <= 80
+    assert [line.split() for line in lines[2:] if names.split()[0] in line] == [names.split()]
+    assert lines[5].split()[1:] == [f"{x:.3f}" for x in (found.effects[1], *(way.shares[1] for way in found.ways))]
 
 
 def test_a_narrow_terminal_in_chinese_and_without_the_first_token(tiny: Path) -> None:  # noqa: F811

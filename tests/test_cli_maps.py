@@ -18,6 +18,7 @@ from test_foreign import saved
 import klieg
 from klieg import reading, shell
 from klieg.trace import Trace
+from klieg.views.glyphs import width
 from klieg.views.statistics import STATISTICS
 
 BOOK = "I love you and the cat loves the moon. "
@@ -109,6 +110,7 @@ def test_q_and_k_are_kept_for_the_layers_asked_for(keep: str, layers: set[int], 
     found = Trace.load("map.klieg")
     assert {call.layer for call in found.calls if call.q is not None} == layers and len(found.calls) == 2
     assert ("zoom map.klieg" in ran.text) and run("heads", "map.klieg").status == 0
+    assert "were not kept" not in ran.err
     if 0 not in layers:
         refused(run("zoom", "map.klieg", "0.0", "--rows", "3:9"), r"q and k were not kept.*--keep 0")
 
@@ -118,6 +120,23 @@ def test_some_layers_and_some_tokens(book: Path, llama: Path) -> None:
     found = Trace.load("map.klieg")
     assert [call.layer for call in found.calls] == [1] and len(found.tokens) == 7
     refused(run("zoom", "map.klieg", "0.0"), "no layer 0; the model has layers 1")
+
+
+@pytest.mark.parametrize(("model", "most"), [("chat", 512), ("llama", 40)])
+def test_what_is_offered_for_a_text_that_is_too_long_is_there(model: str, most: int, here: Path, llama: Path) -> None:  # noqa: F811
+    argv = ["--model", llama if model == "llama" else model, "-o", "map.klieg", "--map", "8"]
+    refused(run("map", "-", *argv, said=BOOK * 60), rf"shorten it, or take its first tokens only with --tokens {most}\.$")
+    assert run("map", "-", *argv, "--tokens", str(most), said=BOOK * 60).status == 0
+    assert len(Trace.load("map.klieg").tokens) == most
+    refused(run("heads", argv[1], "-", said=BOOK * 60), r"shorten it\.$")
+
+
+def test_a_translator_is_traced_where_it_is_told_the_language(here: Path) -> None:  # noqa: F811
+    for argv in (["map", "-", "--model", "translate", "-o", "map.klieg"], ["heads", "translate", "-"]):
+        refused(run(*argv, said="I love you"), r"explain TEXT --model translate --to zh --save FILE\.klieg")
+    assert run("explain", "I love you", "--model", "translate", "--to", "zh", "--save", "love.klieg").status == 0
+    lines = run("heads", "love.klieg", COLUMNS="100").text.splitlines()
+    assert len(next(line for line in lines if "cross" in line).split()) == 5 + 4
 
 
 def test_standard_input_is_a_text_too(here: Path, llama: Path) -> None:  # noqa: F811
@@ -198,8 +217,18 @@ def test_heads_of_a_trace_are_those_of_the_map(kept: Path, llama: Path) -> None:
     assert f"{said['calls'][1]['first'][3]:.2f}" in grid.text and "K/V group 1" in grid.text
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_eighty_columns_hold_a_line_for_every_head(kept: Path, language: str) -> None:
+    lines = run("heads", kept, "--lang", language, COLUMNS="80").text.splitlines()
+    found = Trace.load(kept)
+    assert len(lines) == 2 + sum(call.heads for call in found.calls) and max(map(width, lines)) <= 80
+    wide = run("heads", kept, "--lang", language, COLUMNS="200").text.splitlines()
+    assert [line.rstrip() for line in lines] == [line.rstrip() for line in wide]
+
+
 def test_heads_of_a_model_that_reads_a_text(llama: Path, kept: Path) -> None:
     ran = run("heads", llama, BOOK * 2, "--json", "-")
+    assert ran.err == ""
     alone, stored = json.loads(ran.out), json.loads(run("heads", kept, "--json", "-").out)
     assert alone["calls"][0]["entropy"] == pytest.approx(stored["calls"][0]["entropy"], rel=1e-6)
     assert json.loads(run("heads", "chat", "-", "--json", "-", said="I love you").out)["tokens"] == 4

@@ -31,6 +31,12 @@ def saved(folder: Path, name: str) -> Path:
              "roberta": (transformers.RobertaModel, transformers.RobertaConfig(**size, pad_token_id=1)),
              "t5": (transformers.T5Model, transformers.T5Config(d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
                                                                 vocab_size=tokenizer.size)),
+             "falcon_h1": (transformers.FalconH1ForCausalLM,
+                           transformers.FalconH1Config(**size, num_key_value_heads=2, mamba_d_ssm=32, mamba_n_heads=4,
+                                                       mamba_d_head=8, mamba_n_groups=1, mamba_d_state=8, mamba_chunk_size=8)),
+             "recurrent_gemma": (transformers.RecurrentGemmaForCausalLM,
+                                 transformers.RecurrentGemmaConfig(**SHAPE | {"num_hidden_layers": 3}, lru_width=32,
+                                                                   vocab_size=tokenizer.size)),
              "mamba": (transformers.MambaForCausalLM,
                        transformers.MambaConfig(hidden_size=16, num_hidden_layers=1, state_size=4, vocab_size=tokenizer.size))}
     made, config = kinds[name]
@@ -66,14 +72,17 @@ def test_a_folder_becomes_a_model_with_its_tokenizer(name: str, positions: int, 
     assert found.shape == (2, 4, groups, 8) and found.positions == positions and not found.model.training
     assert {p.dtype for p in found.model.parameters()} == {torch.float32}
     assert found.ids(TEXT) == AutoTokenizer.from_pretrained(folder)(TEXT).input_ids
-    assert found.ids(TEXT, 3) == found.ids(TEXT)[:3]
+    whole = found.ids(TEXT)
+    for most in (3, len(whole) - 1, len(whole), positions):
+        assert found.ids(TEXT, most) == whole[:most]
+    assert len(found.ids("the cat loves " * 40, positions)) == positions
     found.run(found.ids("the cat loves " * 8)[:positions])
 
 
 def test_as_long_as_the_positions_and_not_longer(llama: Path) -> None:
     found = foreign.load(str(llama))
     word = "the " * 60
-    with pytest.raises(KliegError, match=r"tokens and the model has positions for 40 tokens; shorten it, or .*--tokens 40"):
+    with pytest.raises(KliegError, match=r"tokens and the model has positions for 40 tokens; shorten it\.$"):
         found.ids(word)
     with pytest.raises(KliegError, match="positions for 40"):
         found.ids(word, 41)
@@ -81,6 +90,21 @@ def test_as_long_as_the_positions_and_not_longer(llama: Path) -> None:
     found.run(found.ids(word, 40))
     with pytest.raises(KliegError, match="empty"):
         found.ids("")
+
+
+def test_a_config_may_have_numbers_that_json_has_not(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "falcon", "falcon_h1")
+    assert "Infinity" in (folder / "config.json").read_text("utf-8")
+    found = foreign.load(str(folder))
+    assert found.model.config.time_step_limit[1] == float("inf")
+    found.run(found.ids(TEXT))
+
+
+def test_a_model_without_a_limit_reads_a_text_of_any_length(tmp_path: Path) -> None:
+    found = foreign.load(str(saved(tmp_path / "griffin", "recurrent_gemma")))
+    text = "小沈阳"          # three tokens, one for each byte, of every character
+    assert found.positions is None and len(found.ids(text)) > len(text) + 2
+    assert found.ids(text, 4) == found.ids(text)[:4]
 
 
 def broken(llama: Path, tmp_path: Path, **config: object) -> Path:

@@ -177,8 +177,8 @@ def test_as_json(tokenizer: Tokenizer) -> None:
     assert [len(each["mean"]) for each in said["calls"]] == [4, 4, 4] and said["share"] == found.share
 
 
-def test_a_translator_is_refused() -> None:
+def test_a_translator_is_refused(tokenizer: Tokenizer) -> None:
     from test_seq2seq import lively as lively_translator
 
     with pytest.raises(KliegError, match="is no decoder"):
-        sparsity((lively_translator(), None), TEXT, PATTERNS)
+        sparsity((lively_translator(), tokenizer), TEXT, PATTERNS)

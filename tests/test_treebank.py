@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,14 @@ def test_what_is_no_treebank_is_refused(tmp_path: Path) -> None:
         read_treebank(tmp_path / "none.conllu")
     # The root may be the last word, and its head is no word.
     assert len(read_treebank(written(tmp_path, TWO))[0].links) == 1
+
+
+def test_a_compressed_treebank_is_read(tmp_path: Path) -> None:
+    plain = written(tmp_path, ONE + "\n" + TWO)
+    packed = tmp_path / "some.conllu.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert read_treebank(packed) == read_treebank(plain)
+    for data in (gzip.compress(plain.read_bytes())[:60], b"1\tThe", gzip.compress(ONE.encode())[:20] + b"x" * 40):
+        packed.write_bytes(data)
+        with pytest.raises(KliegError, match="cannot be read as a treebank"):
+            read_treebank(packed)

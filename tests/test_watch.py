@@ -15,6 +15,7 @@ from klieg.errors import KliegError
 from klieg.survey import SurveySpec
 from klieg.tokenizers import LONGEST_PIECE, Tokenizer, train
 from klieg.watching.runs import Labels
+from klieg.whatif import rank
 
 TEXT = "I love you, 小沈阳"
 
@@ -79,6 +80,20 @@ def test_a_text_that_does_not_fit_is_refused_or_cut(tokenizer: Tokenizer) -> Non
 def test_what_is_no_text_is_refused_before_a_model_is_loaded(text: str, said: str) -> None:
     with pytest.raises(KliegError, match=said):
         klieg.trace("a model that is not there", text)
+
+
+def test_what_is_no_model_of_klieg_is_said(tokenizer: Tokenizer) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    own, small = lively(LLAMA), {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1}
+    theirs = LlamaForCausalLM(LlamaConfig(**small, num_attention_heads=2))
+    for given in (theirs, own, (theirs, tokenizer), (own, object()), (own,), None):
+        with pytest.raises(KliegError, match=r"neither a name nor \(model, tokenizer\).*klieg\.watch"):
+            klieg.trace(given, TEXT)
+    with pytest.raises(KliegError, match=r"neither a name nor \(model, tokenizer\)"):
+        rank(own, TEXT)
+    with pytest.raises(KliegError, match=r"str was given.*AutoModelForCausalLM"):
+        klieg.watch("chat")
 
 
 def test_every_id_has_a_label_also_those_that_the_tokenizer_lacks(tokenizer: Tokenizer) -> None:

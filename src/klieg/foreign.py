@@ -53,15 +53,16 @@ class Foreign:
         width = _number(config, "qk_head_dim") or _number(config, "head_dim") or config.hidden_size // heads
         return layers, heads, groups or heads, width
 
-    def ids(self, text: str, most: int | None = None) -> list[int]:
-        """The ids of a text, of its first `most` tokens; KliegError if the model has no positions for them."""
+    def ids(self, text: str, most: int | None = None, offer: str = "") -> list[int]:
+        """The ids of a text between the tokenizer's own marks, the first `most` of them; KliegError with an `offer` if the
+        model has no positions for all."""
         check_text(text)
-        positions = self.positions
-        room = len(text) + 2 if positions is None else positions - len(self.tokenizer.closing)
-        if most is not None and most <= room:
-            return self.tokenizer.fitting(text, most, cut=True)
-        offer = f", or take its first tokens only with --tokens {positions}"
-        return [*self.tokenizer.fitting(text, room, offer=offer), *self.tokenizer.closing]
+        positions, closing = self.positions, self.tokenizer.closing
+        if most is not None and (positions is None or most <= positions):
+            return [*self.tokenizer.fitting(text, most, cut=True), *closing][:most]
+        if positions is None:
+            return [*self.tokenizer.encode(text), *closing]
+        return [*self.tokenizer.fitting(text, positions - len(closing), offer=offer), *closing]
 
     @torch.no_grad()
     def run(self, ids: list[int], logits: int = 1) -> None:
@@ -92,8 +93,8 @@ def load(name: str, device: torch.device = CPU, dtype: torch.dtype = torch.float
     transformers.utils.logging.disable_progress_bar()
     tokenizer = Tokenizer.load(folder)
     try:
-        model, found = made.from_pretrained(folder, config=kind.from_dict(config), dtype=dtype, use_safetensors=True,
-                                            local_files_only=True, output_loading_info=True)
+        model, found = made.from_pretrained(folder, config=kind.from_pretrained(folder, local_files_only=True), dtype=dtype,
+                                            use_safetensors=True, local_files_only=True, output_loading_info=True)
     except Exception as e:  # a config that does not fit its weights comes as almost any error
         raise KliegError(f"{folder} cannot be opened by transformers ({first_line(e)}); it needs whole safetensors and a "
                          "config.json that fits them.") from None

@@ -118,6 +118,16 @@ def load(name: str) -> tuple[Model, Tokenizer]:
     return model.eval().requires_grad_(False), tokenizer
 
 
+def opened(model: str | tuple[Model, Tokenizer]) -> tuple[Model, Tokenizer]:
+    """What load() gives of a name, or such a pair itself; KliegError for anything else."""
+    if isinstance(model, str):
+        return load(model)
+    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], Model) and isinstance(model[1], Tokenizer):
+        return model
+    raise KliegError("a model was given that is neither a name nor (model, tokenizer) as klieg.load() gives them; a model of "
+                     "transformers is watched: with klieg.watch(model): model(**inputs).")
+
+
 def save(folder: Path, model: Model, tokenizer: Tokenizer, extra: dict[str, str | bytes] | None = None,
          dtype: torch.dtype = torch.float32) -> None:
     """Write a folder that transformers opens: config.json, model.safetensors, tokenizer.json."""

@@ -15,6 +15,7 @@ import torch
 from klieg.device import CPU
 from klieg.errors import KliegError
 from klieg.survey import SurveySpec
+from klieg.tokenizers import check_text
 from klieg.trace import Trace
 from klieg.watching.store import SHARE, free_memory, size
 
@@ -35,16 +36,25 @@ def buckets(count: int) -> int:
     return min(max(-(-count // TOKENS), FEWEST), MOST)
 
 
-def bundled(name: str, text: str, top: int, pooled: int | None, tokens: int | None) -> Trace:
-    """The whole trace of a model that comes with Klieg; see watched()."""
-    from klieg.models import load
+def bundled(name: str, text: str, top: int, pooled: int | None, tokens: int | None, out: Path | None = None) -> Trace:
+    """The whole trace of a model that comes with Klieg, saved to `out` if there is one; see watched()."""
+    from klieg.models import Decoder, load
     from klieg.watch import trace
 
     decoder, tokenizer = load(name)
-    if tokens is not None:
+    if not isinstance(decoder, Decoder):
+        raise KliegError(f"{name!r} is a translator, and reads a text for a language; save its trace with klieg explain TEXT "
+                         f"--model {name} --to zh --save FILE.klieg, which klieg heads and klieg zoom open.")
+    if tokens is None:
+        # trace() would offer what only klieg explain has.
+        tokenizer.fitting(check_text(text), decoder.positions, offer=_offer(decoder.positions, out))
+    else:
         # trace() cuts a text where the model's positions end.
         decoder.positions = min(tokens, decoder.positions)
-    return trace((decoder, tokenizer), text, cut=tokens is not None, name=name, spec=_spec(top, pooled, decoder.positions))
+    found = trace((decoder, tokenizer), text, cut=tokens is not None, name=name, spec=_spec(top, pooled, decoder.positions))
+    if out is not None:
+        found.save(out)
+    return found
 
 
 def watched(name: str, text: str, top: int, pooled: int | None, tokens: int | None, layers: list[int] | None,
@@ -59,7 +69,7 @@ def watched(name: str, text: str, top: int, pooled: int | None, tokens: int | No
     from klieg.watch import watch
 
     model = foreign.load(name, device, dtype)
-    ids = model.ids(text, tokens)
+    ids = model.ids(text, tokens, _offer(model.positions, out))
     for option, numbers in (("layers", layers), ("keep", kept)):
         if isinstance(numbers, list) and numbers and max(numbers) >= model.shape[0]:
             raise KliegError(f"--{option} names layer {max(numbers)}; {name!r} has layers 0 to {model.shape[0] - 1}.")
@@ -74,12 +84,18 @@ def watched(name: str, text: str, top: int, pooled: int | None, tokens: int | No
             on_call=step) as seen:
         model.run(ids)
     for (layer, _), why in seen.kept.missing.items():
-        console.print(say(f"q and k of layer {layer} were not kept: {why}"), soft_wrap=True)
+        if kept is None or (isinstance(kept, list) and layer in kept):      # nobody misses what was not asked for
+            console.print(say(f"q and k of layer {layer} were not kept: {why}"), soft_wrap=True)
     found = seen.trace()
     found.model = name
     if out is not None:
         found.save(out)
     return found
+
+
+def _offer(positions: int | None, out: Path | None) -> str:
+    """What is offered where a text is too long: of the commands that read here, klieg map alone takes its first tokens."""
+    return "" if out is None else f", or take its first tokens only with --tokens {positions}"
 
 
 def _spec(top: int, pooled: int | None, count: int) -> SurveySpec:

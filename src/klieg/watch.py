@@ -24,7 +24,7 @@ from klieg.errors import KliegError
 from klieg.kernels import survey
 from klieg.layers import Observation
 from klieg.masked import read
-from klieg.models import Decoder, Model, load
+from klieg.models import Decoder, Model, opened
 from klieg.seq2seq import Marian
 from klieg.survey import SurveySpec
 from klieg.tokenizers import Tokenizer, check_text
@@ -55,7 +55,7 @@ def trace(model: str | tuple[Model, Tokenizer], text: str | Sequence[int], *, ta
     """
     if isinstance(text, str):
         check_text(text)
-    network, tokenizer = load(model) if isinstance(model, str) else model
+    network, tokenizer = opened(model)
     name = name or (model if isinstance(model, str) else type(network).__name__)
     calls: list[Call] = []
 
@@ -146,12 +146,17 @@ def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, sur
     trace also has the residual stream around attention (blocks.py), in memory: seven numbers or more for every number of
     the stream, in every layer.
 
+    A padded text is kept as the model reads it: its trace has tokens of padding, whose rows count in statistics of whole maps.
+
     A model that cannot be watched exactly raises a KliegError that says why. A call that fails its certificate raises one
     too, at the end of the block, when the model's own run is complete.
     """
     if isinstance(model, Decoder | Marian | Bert):
         raise KliegError("watch() is for models of transformers; klieg.trace((model, tokenizer), text) traces a model of "
                          "Klieg's own.")
+    if not isinstance(model, nn.Module):
+        raise KliegError(f"watch() looks on while a model of transformers runs, and {type(model).__name__} was given; load the "
+                         "model first, for example with AutoModelForCausalLM.from_pretrained().")
     from klieg.watching.store import Store
     from klieg.watching.streams import StreamWatched
     from klieg.watching.watcher import Options, Watched

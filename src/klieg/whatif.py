@@ -22,7 +22,7 @@ from torch import Tensor
 
 from klieg.changes import Change, Cut, Heads, Mute, Replace, changed, stacks
 from klieg.errors import KliegError
-from klieg.models import Decoder, Model, load
+from klieg.models import Decoder, Model, opened
 from klieg.reruns import reruns
 from klieg.seq2seq import Marian, Memory
 from klieg.tokenizers import Tokenizer, check_text
@@ -191,11 +191,11 @@ def _translator_runs(model: Marian, source: Tensor, target: Tensor) -> Runs:
 
 def loaded(model: str | tuple[Model, Tokenizer], name: str | None) -> tuple[Decoder | Marian, Tokenizer, str]:
     """A model that says what comes next, its tokenizer and its name; KliegError for any other."""
-    network, tokenizer = load(model) if isinstance(model, str) else model
+    if isinstance(model, tuple) and not isinstance(model[0], Model):
+        raise KliegError(f"{name or type(model[0]).__name__} is no model of Klieg's own, and its attention cannot be changed "
+                         "exactly; save it, and if it has the shape of Llama, GPT-2 or Marian, klieg.load() opens it.")
+    network, tokenizer = opened(model)
     name = name or (model if isinstance(model, str) else type(network).__name__)
-    if not isinstance(network, Model):
-        raise KliegError(f"{name} is no model of Klieg's own, and its attention cannot be changed exactly; save it, and if "
-                         "it has the shape of Llama, GPT-2 or Marian, klieg.load() opens it.")
     if not isinstance(network, Decoder | Marian):
         raise KliegError(f"{name!r} is an encoder, which expects no next token; name a model that continues texts or "
                          "translates.")

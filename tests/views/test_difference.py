@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from klieg.views.difference import difference, ranking
+from klieg.views.glyphs import width
 from klieg.views.palette import DARK
 from klieg.views.picture import PAPER, TERMINAL, Bar, Cell, Medium, Text
 from klieg.views.text import lower
@@ -70,6 +71,22 @@ def test_many_changes_are_written_on_several_lines_and_none_is_lost(language: st
     found = Found(tuple(f"mute 0.{n}" for n in range(20)), FOUND.changes)
     lines = [line.plain for line in lower(difference(found, DARK, medium=TERMINAL, room=50, language=language))]
     assert all(any(f"mute 0.{n} " in f"{line} " for line in lines) for n in range(20)) and max(map(len, lines)) <= 50
+
+
+@pytest.mark.parametrize(("language", "word"), [("en", "rank"), ("zh", "名次")])
+def test_the_heading_of_ranks_is_whole_where_no_rank_changes(language: str, word: str) -> None:
+    for label in ("but", "have", "think", "really"):
+        found = Found(("mute 0.0",), [Shift(label, 0.5, 0.25, 1, 1), Shift("a", 0.1, 0.2, 2, 2)])
+        lines = [line.plain for line in lower(difference(found, DARK, medium=TERMINAL, room=80, language=language))]
+        assert lines[2].endswith(word) and max(map(width, lines)) <= 80
+
+
+def test_eight_heads_stand_side_by_side_in_eighty_columns() -> None:
+    effects = [Effect(layer, head, 0.00123) for layer in range(12) for head in range(8)]
+    lines = [line.plain for line in lower(ranking(effects, DARK, medium=TERMINAL, room=80))]
+    assert lines[1].split() == [word for head in range(8) for word in ("head", str(head))]
+    assert lines[2].split() == ["layer", "11", *["0.0012"] * 8] and max(map(len, lines)) <= 80
+    assert any("change of log₂ p" in line for line in lines)
 
 
 def test_heads_that_do_not_fit_stand_in_a_further_band() -> None:

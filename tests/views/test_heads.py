@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 import pytest
 from conftest import build, surveyed
 
 from klieg.errors import KliegError
 from klieg.trace import Trace
-from klieg.views.heads import figure, grid, table
+from klieg.views.heads import figure, grid, ramp_of, table
 from klieg.views.picture import PAPER, TERMINAL, Cell, Medium, Picture, Ramp, Rule, Text
 from klieg.views.statistics import STATISTICS, measured
 from klieg.views.text import lower
@@ -74,10 +77,38 @@ def test_in_a_terminal_the_numbers_stand_under_their_names(seen: Trace) -> None:
     assert len(lines[2].split()) == 4 + len(STATISTICS)
 
 
+@MEDIA
+def test_cross_attention_has_no_cell_for_statistics_of_places(seen: Trace, medium: Medium) -> None:
+    other = copy(seen)
+    other.calls = [replace(seen.calls[0], kind="cross"), *seen.calls[1:]]
+    titles = [cell.title for cell in cells(table(other, medium=medium)) if cell.title.startswith("layer 1, head 0")]
+    assert [title.split(", ")[2] for title in titles] == ["entropy", "sharpest", "first", "received"]
+    assert len(cells(grid(other, "distance", medium=medium))) == 8 and len(cells(grid(other, "first", medium=medium))) == 12
+    other.calls = other.calls[:1]
+    assert "distance" not in words(table(other, medium=medium))
+    with pytest.raises(KliegError, match="'own' goes by position"):
+        grid(other, "own", medium=medium)
+
+
+def test_of_a_table_that_is_too_wide_the_last_columns_stand_below(seen: Trace) -> None:
+    picture = table(seen, medium=TERMINAL, room=60)
+    lines = [line.plain for line in lower(picture)]
+    assert picture.width <= 60 and max(map(len, lines)) <= 60 and len(cells(picture)) == 12 * len(STATISTICS)
+    heads = [n for n, line in enumerate(lines) if line.split() and line.split()[0] in STATISTICS]
+    assert [lines[n].split() for n in heads] == [list(STATISTICS)[:5], list(STATISTICS)[5:]]
+    assert all(lines[n + 2].split()[:4] == ["layer", "1", "head", "0"] for n in heads)
+
+
 def test_one_value_everywhere_has_a_colour_bar_too() -> None:
     trace = surveyed(build(layers=1, heads=1, groups=1), top=0, map=0)
     (ramp,) = [m for m in grid(trace).marks if isinstance(m, Ramp)]
     assert float(ramp.low) < float(ramp.high)
+
+
+@pytest.mark.parametrize(("value", "limits"), [(0.5, (0.0, 0.5)), (1.0, (0.0, 1.0)), (0.0, (0.0, 1.0)), (-2.0, (-2.0, 0.0))])
+def test_the_bar_of_one_value_names_no_number_that_cannot_be(value: float, limits: tuple[float, float]) -> None:
+    ramp = ramp_of([[value, value], [value]])
+    assert (ramp.low, ramp.high) == limits
 
 
 def test_figures_have_the_digits_they_need() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from klieg.attention import Mask, hide, scores, weights
 from klieg.errors import KliegError
 from klieg.survey import SurveySpec
 from klieg.trace import Trace
-from klieg.views.statistics import STATISTICS, farthest, heads, measured
+from klieg.views.statistics import STATISTICS, applies, farthest, heads, measured
 
 
 def truth(trace: Trace, place: int) -> torch.Tensor:
@@ -62,6 +63,14 @@ def test_the_plain_data_has_every_head_once(seen: Trace) -> None:
     said = json.loads(json.dumps(heads(seen)))
     assert [call["layer"] for call in said["calls"]] == [1, 4, 7] and set(said["units"]) == set(STATISTICS)
     assert all(len(call[name]) == 4 and all(map(math.isfinite, call[name])) for call in said["calls"] for name in STATISTICS)
+
+
+def test_statistics_of_places_are_not_of_cross_attention(seen: Trace) -> None:
+    mixed = [replace(seen.calls[0], kind="cross"), *seen.calls[1:]]
+    said = heads(SimpleNamespace(model="", tokens=[], calls=mixed))
+    placed = {"distance", "own", "beside"}
+    assert set(STATISTICS) - set(said["calls"][0]) == placed and set(STATISTICS) <= set(said["calls"][1])
+    assert {name for name in STATISTICS if not applies(name, mixed[0])} == placed
 
 
 def test_what_there_is_not_is_named(trace: Trace, seen: Trace) -> None:

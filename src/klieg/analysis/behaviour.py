@@ -213,7 +213,7 @@ class _Plan:
         self._text = text if self.real.all() else replace(text, ids=text.ids.where(self.real, -1 - torch.arange(len(text))))
         self._content = [place for place, behaviour in enumerate(chosen) if behaviour.content]
         self.columns = len(chosen) + len(self._content)
-        self.width = min(BAND, len(text) // 2)
+        self.width = min(BAND, int(self.real.sum()) // 2)
         before = (self.width - 1) // 2 if ahead else 0
         self._offsets = torch.arange(-before, self.width - before)          # how far a key is before its query
         self._tally()
@@ -287,9 +287,10 @@ class _Plan:
         return _Block(slice(int(rows[0]), int(rows[-1]) + 1), mix, self._near(rows, seen, generator))
 
     def _near_seen(self, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the rows whose nearest keys are all in the text: places (x, width) among (r, n), and whether they are seen."""
+        """Of the rows whose nearest keys are all in the text and no padding: places (x, width) among (r, n), and whether they
+        are seen."""
         keys = rows[:, None] - self._offsets
-        inside = ((keys >= 0) & (keys < self._count)).all(1)
+        inside = ((keys >= 0) & (keys < self._count) & self.real[keys.clamp(0, self._count - 1)]).all(1)
         seen = seen[:, inside].gather(2, keys[inside].expand(len(seen), -1, -1))
         return (keys + torch.arange(len(rows))[:, None] * self._count)[inside], seen
 

@@ -8,7 +8,9 @@ attached by convention. Format: https://universaldependencies.org/format.html
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from klieg.analysis.coreference.mentions import Place
 from klieg.errors import KliegError, first_line
 
 COLUMNS = 10
-SUFFIX = ".conllu"
+SUFFIXES = (".conllu", ".conllu.gz")
 _LEFT_OUT = ("root", "punct")
 
 
@@ -50,7 +52,7 @@ class _Row:
 
 
 def read_treebank(path: str | Path) -> list[Sentence]:
-    """All sentences of a file; KliegError names the line that is not in the format."""
+    """All sentences of a file, or of a .gz of one; KliegError names the line that is not in the format."""
     path = Path(path)
     found = [_sentence(path, block) for block in _blocks(path)]
     if not any(sentence.links for sentence in found):
@@ -62,7 +64,7 @@ def _blocks(path: Path) -> Iterator[list[tuple[int, str]]]:
     """The lines of each sentence with their numbers, without comments."""
     block: list[tuple[int, str]] = []
     try:
-        with path.open("rb") as file:
+        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
             for number, raw in enumerate(file, 1):
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -73,7 +75,7 @@ def _blocks(path: Path) -> Iterator[list[tuple[int, str]]]:
                 elif not line.strip() and block:
                     yield block
                     block = []
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, EOFError, zlib.error) as e:
         raise KliegError(f"{path} cannot be read as a treebank ({first_line(e)}); name a file in CoNLL-U.") from None
     if block:
         yield block

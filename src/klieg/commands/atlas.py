@@ -30,8 +30,8 @@ def atlas(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled name, a folder, or a Hugging Face id; with "
                                          "--compare and --add the folder of an atlas.")],
     corpus: Annotated[str | None, typer.Argument(metavar="CORPUS", help="A text in UTF-8, its documents set apart by blank "
-                                                 "lines, or .jsonl with a \"text\" in every line; also .gz; or a treebank "
-                                                 "in CoNLL-U, .conllu. With --compare and --add another atlas.")] = None,
+                                                 "lines, .jsonl with a \"text\" in every line, or a treebank in CoNLL-U, "
+                                                 ".conllu; also .gz. With --compare and --add another atlas.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where the atlas is kept, and goes "
                                              "on.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens; by default at the corpus's "
@@ -58,11 +58,11 @@ def atlas(
     from klieg.analysis.atlas import SCORES
     from klieg.analysis.atlas.columns import need_parquet
     from klieg.analysis.atlas.probes import PROBES
-    from klieg.analysis.treebank import SUFFIX
+    from klieg.analysis.treebank import SUFFIXES
     from klieg.commands.syntax import syntax
 
     language = shell.language(lang)
-    gold, where = (corpus or "").lower().endswith(SUFFIX), shell.place(device, precision)
+    gold, where = (corpus or "").lower().endswith(SUFFIXES), shell.place(device, precision)
     if by is not None and not gold:
         shell.one_of("by", by, SCORES)
     if probe is not None:
@@ -164,7 +164,8 @@ def _written(found: Atlas, out: Path, by: str | None, parquet: bool, language: s
     bodies |= {out / "atlas.svg": shell.drawn(pictures[by], "svg"),
                out / "atlas.html": ledger(found.model, lines, {word(score, language): picture for score, picture in
                                                                pictures.items()},
-                                          [word("read", language, **found.counts), word("columns", language)],
+                                          [word("read", language, **found.counts), word("columns", language),
+                                           word("units", language)],
                                           "" if found.whole else word("partial", language), language=language).encode()}
     shell.deliver(bodies)
     shell.wrote(out / FILE)
@@ -186,10 +187,12 @@ def _pictures(found: Atlas, by: str, language: str) -> dict[str, Picture]:
 
 def _compare(first: Path, second: Path, scores: list[str], language: str) -> None:
     from klieg.analysis.atlas import compare
-    from klieg.views.atlas import differences
+    from klieg.views.atlas import differences, word
 
     a, b = _opened(first), _opened(second)
     found = [one for score in scores for one in compare(a, b, score)[:SHOWN]]
     if not found:
         raise KliegError(f"{first} and {second} have no score in common; make both with one version of Klieg.")
     shell.console().print(differences(found, (str(first), str(second)), language))
+    if a.window != b.window:
+        shell.console(error=True).print(word("windows", language, a=a.window, b=b.window), soft_wrap=True)

@@ -61,8 +61,7 @@ def map_text(
         if layers is not None or keep != "all":
             raise KliegError(f"{model!r} comes with Klieg and is traced whole; leave --layers and --keep away.")
         _on_the_processor(model, device, precision)
-        found = reading.bundled(model, text, top, pooled, tokens)
-        found.save(out)
+        found = reading.bundled(model, text, top, pooled, tokens, out)
     else:
         found = reading.watched(model, text, top, pooled, tokens, chosen, kept, out, shell.console(error=True), shell.said,
                                 *where)
@@ -89,10 +88,9 @@ def heads(
     found = _source(source, text, device, precision)
 
     def picture(medium: Medium, dark: bool) -> Picture:
-        theme = DARK if dark else LIGHT
+        theme, room = DARK if dark else LIGHT, None if medium is PAPER else shell.console().width
         if by is None:
-            return table(found, theme, medium=medium, language=language)
-        room = None if medium is PAPER else shell.console().width
+            return table(found, theme, medium=medium, room=room, language=language)
         return grid(found, by, theme, medium=medium, room=room, language=language)
 
     if not _written(json_file, svg, png, lambda: measured(found), lambda: picture(PAPER, dark), language):

@@ -52,6 +52,10 @@ WORDS = {
     "columns": ("Each score is a mean over texts; from and to are its 95 % interval, and chance is what the head would score "
                 "without the behaviour.",
                 "每项指标都是各段文本的均值；下限与上限构成 95% 置信区间，随机基线是这个头没有该行为时的得分。"),
+    "units": ("entropy is in nats, distance in tokens; every other score is a share",
+              "entropy 以奈特计，distance 以词元计，其余指标都是份额"),
+    "windows": ("A was read in windows of {a:,} tokens and B of {b:,}: scores depend on how long a text is",
+                "A 每段最多 {a:,} 个词元，B 每段最多 {b:,} 个：得分与文本的长短有关"),
     "relation": ("relation", "依存关系"), "to": ("looks for", "所找的词"), "share": ("right", "正确率"),
     "offset": ("offset", "偏移"), "baseline": ("of the offset", "偏移基线"), "count": ("words", "词数"),
     "left junk": ("left out: {count:,} pieces that are no UTF-8 text", "略过：{count:,} 段不是 UTF-8 的内容"),
@@ -67,6 +71,7 @@ class Line(Protocol):
     """One score of one head."""
 
     score: str
+    unit: str
     layer: int
     kind: str
     head: int
@@ -119,9 +124,10 @@ def grid(model: str, score: str, unit: str, rows: Sequence[Row], values: list[li
 
 
 def highest(lines: Iterable[Line], language: str) -> Table:
-    """Heads with their scores, a line each; the name of a score stands at the first of its heads."""
+    """Heads with their scores, a line each; the name of a score stands at the first of its heads, and units below."""
     table = _table(("score", "head", "mean", "interval", "chance", "texts"), language)
-    last = None
+    last, lines = None, list(lines)
+    _units(table, lines, language)
     for line in lines:
         table.add_row(line.score if line.score != last else "", f"{line.layer}.{line.head}", _number(line.mean),
                       _interval(line.low, line.high), _number(line.chance), f"{line.texts:,}")
@@ -137,7 +143,8 @@ def differences(found: Iterable[Difference], names: tuple[str, str], language: s
     for name in ("A", word("interval", language), "B", word("interval", language), word("by", language),
                  word("interval", language)):
         table.add_column(name, justify="right")
-    last = None
+    last, found = None, list(found)
+    _units(table, [one.a for one in found], language)
     for one in found:
         table.add_row(one.a.score if one.a.score != last else "", f"{one.a.layer}.{one.a.head}", _number(one.a.mean),
                       _interval(one.a.low, one.a.high), _number(one.b.mean), _interval(one.b.low, one.b.high),
@@ -157,6 +164,12 @@ def _table(columns: Iterable[str], language: str) -> Table:
     for column in columns:
         table.add_column(word(column, language), justify="left" if column in ("score", "head") else "right")
     return table
+
+
+def _units(table: Table, lines: Sequence[Line], language: str) -> None:
+    """Says below the table what its numbers are, where they are not all shares."""
+    if any(line.unit != "share" for line in lines):
+        table.caption, table.caption_justify, table.caption_style = word("units", language), "left", "dim"
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -15,7 +15,7 @@ from klieg.views.scale import Scale
 from klieg.views.words import phrase, say
 
 FIGURE = 9       # columns of a probability
-DIGITS = 9       # columns of a head's cell
+DIGITS = 8       # columns of a head's cell: eight heads stand in 80
 LISTED = 10      # heads that are named one by one
 
 
@@ -72,7 +72,7 @@ def difference(found: WhatIf, theme: Theme = LIGHT, *, medium: Medium = PAPER, r
     rows = [(shift.before, shift.after) for shift in found.changes]
     most = max(p for row in rows for p in row)
     gutter = (max(map(width, labels)) + 1) * c
-    ranks = (max(width(_ranks(shift)) for shift in found.changes) + 3) * c
+    ranks = (max(width(say("change rank", language)), *(width(_ranks(shift)) for shift in found.changes)) + 3) * c
     length = max(min(24 * c, ((room or math.inf) - gutter - ranks - (2 * FIGURE + 3) * c) // 2), c)
     lefts = gutter, gutter + length + (FIGURE + 3) * c
     made, start = [safe(str(change)) for change in found.made], (width(say("what if", language)) + 3) * c
@@ -112,7 +112,7 @@ def ranking(effects: Sequence[HeadEffect], theme: Theme = LIGHT, *, medium: Medi
     most = max(effect.divergence for effect in effects)
     ramp = Scale("statistic", 0.0, most or 1.0)
     names = {(e.kind, e.layer): _name(e, kinds, language) for e in effects}
-    gutter = (max(map(width, names.values())) + 2) * c
+    gutter = (max(map(width, names.values())) + 1) * c
     fits = max(int((room - gutter) // (DIGITS * c)), 1)
     title = (Span(say("muting", language), INK, bold=True), Span(f"   {say('in bits', language)}", FAINT))
     marks: list[Mark] = [Text(0, 0, title)]

@@ -14,7 +14,7 @@ from klieg.views.picture import FAINT, INK, PAPER, Cell, Mark, Medium, Picture, 
 from klieg.views.scale import Scale
 from klieg.views.words import phrase, say
 
-COLUMN = 10      # columns of a cell with its number
+COLUMN = 9       # columns of a cell with its number: all seven stand beside the labels in 80
 LISTED = 40      # tokens; of a longer text those whose hiding does most
 
 
@@ -52,9 +52,9 @@ def flow(found: Flow, theme: Theme = LIGHT, *, medium: Medium = PAPER, room: flo
     c, line, paper = medium.char, medium.line, medium is PAPER
     listed = sorted(range(found.token), key=lambda n: -found.effects[n])[:LISTED]
     tokens = sorted(listed)
-    labels = [crop(safe(found.trace.tokens[n]), LABEL + 4) for n in tokens]
+    labels = [crop(safe(found.trace.tokens[n]), LABEL + 2) for n in tokens]
     agreement = say("flow agreement", language)
-    gutter = (max(*map(width, labels), width(agreement)) + 2) * c
+    gutter = (max(*map(width, labels), width(agreement)) + 1) * c
     columns: list[tuple[tuple[str, str], str, Sequence[float], float | None]] = [
         ((say("flow hiding", language), say("flow bits", language)), "statistic", found.effects, None)]
     columns += [((say(f"flow {way.way}", language), say("flow corrected", language) if way.corrected else ""), "weight",

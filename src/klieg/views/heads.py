@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from klieg.errors import KliegError
 from klieg.trace import Call, Trace
 from klieg.views.glyphs import safe, width
 from klieg.views.heatmap import reach
 from klieg.views.palette import LIGHT, Paint, Theme
 from klieg.views.picture import FAINT, INK, PAPER, Cell, Mark, Medium, Picture, Ramp, Rule, Span, Text
 from klieg.views.scale import Scale
-from klieg.views.statistics import STATISTICS, measured, statistic
+from klieg.views.statistics import STATISTICS, applies, measured, statistic
 from klieg.views.words import say
 
 SIDE = 38.0       # CSS pixels of a head's cell
 DIGITS = 8        # columns of a cell in a terminal
+COLUMN = 9        # of one of the table: with the names of ten layers and ten heads all seven statistics stand in 80
 
 
 class Row(Protocol):
@@ -36,13 +38,16 @@ class Row(Protocol):
 
 def grid(trace: Trace, by: str = "entropy", theme: Theme = LIGHT, *, medium: Medium = PAPER, room: float | None = None,
          language: str = "en") -> Picture:
-    """Layers x heads, coloured by one statistic from its least to its largest value.
+    """Layers x heads, coloured by one statistic from its least to its largest value; KliegError if it applies to none.
 
     room: width that there is; heads that do not fit stand in a further band below, groups unbroken where they fit.
     """
-    values = [measured(call, by) for call in trace.calls]
+    calls = [call for call in trace.calls if applies(by, call)]
+    if not calls:
+        raise KliegError(f"{by!r} goes by position, and a target has none in its source; choose another statistic.")
+    values = [measured(call, by) for call in calls]
     title = (Span(say(f"by {by}", language), INK, bold=True), Span(f"   {_unit(by, language)}", FAINT))
-    return scored(trace.calls, values, statistic(by).unit, title,
+    return scored(calls, values, statistic(by).unit, title,
                   safe(f"{trace.model}: {say(f'by {by}', language)}"), theme, medium=medium, room=room, language=language)
 
 
@@ -66,22 +71,42 @@ def scored(calls: Sequence[Row], values: list[list[float]], unit: str, title: tu
     return Picture(right if paper else min(right, room), y, tuple(marks), name, theme, medium)
 
 
-def table(trace: Trace, theme: Theme = LIGHT, *, medium: Medium = PAPER, language: str = "en") -> Picture:
-    """All statistics, a column each, and a line for every head; colours go from the least to the largest of a column."""
+def table(trace: Trace, theme: Theme = LIGHT, *, medium: Medium = PAPER, room: float | None = None,
+          language: str = "en") -> Picture:
+    """All statistics, a column each, and a line for every head; colours go from the least to the largest of a column. Where
+    one does not apply there is no cell.
+
+    room: width that there is; columns that do not fit stand in a further table below.
+    """
     paper = medium is PAPER
-    wide, high = (92.0, 24.0) if paper else (11, 1)
-    measures = {name: [measured(call, name) for call in trace.calls] for name in STATISTICS}
-    ramps = {name: ramp_of(found) for name, found in measures.items()}
+    wide = 92.0 if paper else COLUMN
     names = [row_name(call, language) for call in trace.calls]
     heads = [say("head", language, head=head) for head in range(max(call.heads for call in trace.calls))]
-    middle = (max(map(width, names)) + 2) * medium.char
-    gutter = middle + (max(map(width, heads)) + 2) * medium.char
+    gap = (2 if paper else 1) * medium.char
+    middle = max(map(width, names)) * medium.char + gap
+    gutter = middle + max(map(width, heads)) * medium.char + gap
+    every, y = [name for name in STATISTICS if any(applies(name, call) for call in trace.calls)], 0.0
+    fits = len(every) if room is None else max(int((room - gutter) // wide), 1)
     marks: list[Mark] = []
-    for n, name in enumerate(STATISTICS):
+    for start in range(0, len(every), fits):
+        y = _columns(marks, trace, every[start:start + fits], names, heads, (middle, gutter, wide, y + (start > 0)), medium,
+                     language)
+    return Picture(gutter + min(fits, len(every)) * wide, y, tuple(marks), safe(f"{trace.model}: {say('heads', language)}"),
+                   theme, medium)
+
+
+def _columns(marks: list[Mark], trace: Trace, chosen: list[str], names: list[str], heads: list[str],
+             layout: tuple[float, float, float, float], medium: Medium, language: str) -> float:
+    """Some statistics of every head; returns where they end."""
+    (middle, gutter, wide, y), paper = layout, medium is PAPER
+    high = 24.0 if paper else 1
+    measures = {name: [measured(call, name) if applies(name, call) else [] for call in trace.calls] for name in chosen}
+    ramps = {name: ramp_of(found) for name, found in measures.items()}
+    for n, name in enumerate(chosen):
         x = gutter + (n + 1) * wide - (6 if paper else 1)
-        marks.append(Text(x, 0, (Span(say(f"column {name}", language), INK, bold=True),), "end", 12))
-        marks.append(Text(x, medium.line * (0.8 if paper else 1), (Span(_unit(name, language), FAINT),), "end", 11))
-    y = 2.0 * medium.line
+        marks.append(Text(x, y, (Span(say(f"column {name}", language), INK, bold=True),), "end", 12))
+        marks.append(Text(x, y + medium.line * (0.8 if paper else 1), (Span(_unit(name, language), FAINT),), "end", 11))
+    y += 2.0 * medium.line
     for place, call in enumerate(trace.calls):
         for head in range(call.heads):
             words = y + ((high - medium.line) / 2 if paper else 0)
@@ -90,13 +115,13 @@ def table(trace: Trace, theme: Theme = LIGHT, *, medium: Medium = PAPER, languag
                 marks.append(Text(0, words, (Span(names[place], INK),)))
             grouped = call.kv_heads < call.heads
             marks.append(Text(middle, words, (Span(heads[head], INK if first or not grouped else FAINT),)))
-            for n, name in enumerate(STATISTICS):
-                marks.append(_cell((gutter + n * wide, y, wide, high), measures[name][place][head], ramps[name],
-                                   STATISTICS[name].unit, f"layer {call.layer}, head {head}, {name}"))
+            for n, name in enumerate(chosen):
+                if applies(name, call):
+                    marks.append(_cell((gutter + n * wide, y, wide, high), measures[name][place][head], ramps[name],
+                                       STATISTICS[name].unit, f"layer {call.layer}, head {head}, {name}"))
             y += high
         y += 6 if paper else 0
-    return Picture(gutter + len(STATISTICS) * wide, y, tuple(marks), safe(f"{trace.model}: {say('heads', language)}"),
-                   theme, medium)
+    return y
 
 
 def figure(value: float, unit: str) -> str:
@@ -192,10 +217,12 @@ def _cell(box: tuple[float, float, float, float], value: float, ramp: Scale, uni
 
 
 def ramp_of(values: list[list[float]]) -> Scale:
-    """From the least to the largest value; where all are equal, the ramp's foot."""
+    """From the least to the largest value; where all are equal, from nothing to it, and of zeros alone to 1."""
     every = [value for line in values for value in line]
     low, high = min(every), max(every)
-    return Scale("statistic", low, high if high > low else low + 1.0)
+    if low == high:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Scale("statistic", low, high if high > low else 1.0)
 
 
 def row_name(call: Row, language: str) -> str:

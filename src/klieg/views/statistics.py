@@ -26,6 +26,8 @@ class Statistic:
     unit: str
     """"share" (0 to 1), "nats" or "tokens"."""
     meaning: str
+    placed: bool = False
+    """Whether it is of places, which a target and its source do not have in common."""
 
 
 def _mean(survey: Survey, values: Tensor) -> Tensor:
@@ -38,11 +40,12 @@ STATISTICS: dict[str, Statistic] = {
     "entropy": Statistic(lambda s: _mean(s, s.entropy), "nats",
                          "how spread a row is: 0 looks at one key, ln n at n keys alike"),
     "sharpest": Statistic(lambda s: _mean(s, torch.exp(s.max - s.lse)), "share", "the largest weight of a row"),
-    "distance": Statistic(lambda s: _mean(s, s.distance_mean), "tokens", "how far away a row looks in the mean"),
+    "distance": Statistic(lambda s: _mean(s, s.distance_mean), "tokens", "how far away a row looks in the mean",
+                          placed=True),
     "first": Statistic(lambda s: _mean(s, s.first), "share", "the weight on the first token, where idle heads rest"),
-    "own": Statistic(lambda s: _mean(s, s.own), "share", "the weight on the query's own token"),
+    "own": Statistic(lambda s: _mean(s, s.own), "share", "the weight on the query's own token", placed=True),
     "beside": Statistic(lambda s: s.histogram[..., 1].double() / s.histogram.double().sum(-1).clamp(min=1e-30), "share",
-                        "the weight on the tokens directly beside it: in a decoder the one before"),
+                        "the weight on the tokens directly beside it: in a decoder the one before", placed=True),
     "received": Statistic(lambda s: s.received.double().amax(-1) / s.received.double().sum(-1).clamp(min=1e-30), "share",
                           "what the most attended key gets of all weight"),
 }
@@ -55,6 +58,11 @@ def statistic(name: str) -> Statistic:
     return STATISTICS[name]
 
 
+def applies(name: str, call: Call) -> bool:
+    """Whether a statistic says anything of a call: of cross-attention those of places do not."""
+    return call.kind != "cross" or not statistic(name).placed
+
+
 def measured(call: Call, name: str, batch: int = 0) -> list[float]:
     """One statistic of every head of a call, of one text."""
     if call.survey is None:
@@ -63,11 +71,12 @@ def measured(call: Call, name: str, batch: int = 0) -> list[float]:
 
 
 def heads(trace: Trace) -> dict[str, Any]:
-    """Every statistic of every head as plain data for other programs, with the unit of each."""
+    """Every statistic of every head as plain data for other programs, with the unit of each; those that do not apply to a
+    call are left out of it."""
     return {"model": trace.model, "tokens": len(trace.tokens),
             "units": {name: known.unit for name, known in STATISTICS.items()},
             "calls": [{"layer": call.layer, "kind": call.kind, "heads": call.heads, "kv_heads": call.kv_heads,
-                       **{name: measured(call, name) for name in STATISTICS}} for call in trace.calls]}
+                       **{name: measured(call, name) for name in STATISTICS if applies(name, call)}} for call in trace.calls]}
 
 
 def farthest(trace: Trace) -> tuple[Call, int]:

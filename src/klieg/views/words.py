@@ -176,7 +176,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "divergence": ("divergence {bits} bits: KL(before ‖ after)", "散度 {bits} 比特：KL(之前 ‖ 之后)"),
     "muting": ("What muting each head does", "逐个静音每个头的影响"),
     "in bits": ("divergence, bits", "散度，比特"),
-    "likeliest lost": ("log₂ p of the likeliest", "最可能词元的 log₂ p"),
+    "likeliest lost": ("change of log₂ p of the likeliest", "最可能词元 log₂ p 的变化"),
     "sparse pattern": ("pattern", "模式"),
     "sparse share": ("kept", "保留"),
     "sparse mean": ("lost", "失去"),
