@@ -75,6 +75,30 @@ def test_a_fraction_of_a_repeat_is_kept_on_average() -> None:
     assert abs(len(made._stream(0)) / (400 * 10) - 2.25) < 0.1
 
 
+def test_each_epoch_is_laid_out_once_however_many_went_before() -> None:
+    """A batch of the tenth epoch is as quick as one of the first."""
+    made, laid = corpus([30] * 10, [1.0] * 10, 8), []
+    for n in range(10 * 39):
+        made.rows(n, 1)
+        if not laid or made._epoch is not laid[-1]:
+            laid.append(made._epoch)
+    assert [epoch for epoch, _ in laid] == list(range(10))
+
+
+def test_epochs_may_be_empty_where_documents_are_few_and_seldom() -> None:
+    """Two documents, each in every other epoch on average: the rows are those of all epochs in their order."""
+    made = corpus([10, 20], [0.5, 0.5], 8, seed=2)
+    streams, expected = [], []
+    for epoch in range(40):
+        whole = np.floor(np.array([0.5, 0.5]) + np.random.default_rng((2, epoch)).random(2)).astype(int)
+        streams.append(12 * whole[0] + 22 * whole[1])
+        for row in range(max(0, streams[-1] - 1) // 8):
+            expected.append(made._stream(epoch)[8 * row:8 * row + 8].tolist())
+    assert 0 in streams and made.rows(0, len(expected)).ids.tolist() == expected
+    with pytest.raises(KliegError, match="raise `repeat`"):
+        corpus([10, 20], [0.1, 0.1], 8)
+
+
 def test_validation_documents_never_train(tmp_path: Path) -> None:
     texts = [f"story number {n} about the moon" for n in range(600)]
     held = [text for text in texts if is_validation(text)]

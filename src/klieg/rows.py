@@ -64,12 +64,15 @@ class Corpus:
 
     def __init__(self, documents: list[np.ndarray], repeats: np.ndarray, bos: int, context: int, seed: int) -> None:
         """documents: token ids that start with `bos`; repeats (n,): how often each occurs in an epoch."""
-        if not documents or sum(map(len, documents)) <= context:
+        self._lengths = np.array([len(d) for d in documents], dtype=np.int64)
+        if self._lengths @ repeats <= context:
             raise KliegError(f"the texts, or the hundredth of their documents that is held out, hold less than one row of "
-                             f"{context} tokens; add text, set documents apart by blank lines, or shorten `context`.")
+                             f"{context} tokens; add text, set documents apart by blank lines, raise `repeat`, or shorten "
+                             "`context`.")
         self._tokens = np.concatenate(documents)
-        self._starts = np.concatenate([[0], np.cumsum([len(d) for d in documents])])
+        self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
         self._repeats, self._bos, self._context, self._seed = repeats, bos, context, seed
+        self._counts: list[int] = []                                # rows of each epoch so far
         self._epoch: tuple[int, np.ndarray] = (-1, self._tokens[:0])
 
     @property
@@ -77,11 +80,22 @@ class Corpus:
         """Distinct tokens of text, repeats not counted."""
         return len(self._tokens)
 
+    def _repeated(self, epoch: int) -> tuple[np.random.Generator, np.ndarray]:
+        """An epoch's draws, and how often it has each document: the fraction of a repeat is drawn anew."""
+        rng = np.random.default_rng((self._seed, epoch))
+        return rng, np.floor(self._repeats + rng.random(len(self._repeats))).astype(np.int64)
+
+    def _count(self, epoch: int) -> int:
+        """Rows of an epoch, which may have none; only one that is read from is laid out."""
+        while len(self._counts) <= epoch:
+            _, whole = self._repeated(len(self._counts))
+            self._counts.append(max(0, int(whole @ self._lengths) - 1) // self._context)
+        return self._counts[epoch]
+
     def _stream(self, epoch: int) -> np.ndarray:
-        """All documents of an epoch, shuffled, end to end. The fraction of a repeat is drawn anew."""
+        """All documents of an epoch, shuffled, end to end."""
         if self._epoch[0] != epoch:
-            rng = np.random.default_rng((self._seed, epoch))
-            whole = np.floor(self._repeats + rng.random(len(self._repeats))).astype(np.int64)
+            rng, whole = self._repeated(epoch)
             order = rng.permutation(np.repeat(np.arange(len(whole)), whole))
             stream = np.concatenate([self._tokens[self._starts[d]:self._starts[d + 1]] for d in order])
             self._epoch = (epoch, stream)
@@ -104,9 +118,9 @@ class Corpus:
         """Rows `first` to `first + count` of the endless series of epochs."""
         picked, epoch = [], 0
         while len(picked) < count:
-            stream = self._stream(epoch)
-            here = (len(stream) - 1) // self._context
+            here = self._count(epoch)
             while first < here and len(picked) < count:
+                stream = self._stream(epoch)
                 picked.append(stream[first * self._context:(first + 1) * self._context + 1])
                 first += 1
             first, epoch = first - here, epoch + 1
