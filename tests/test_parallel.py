@@ -160,6 +160,9 @@ def test_torchrun_trains_a_recipe_and_its_refusals_are_one_line(tmp_path: Path) 
     done = torchrun(str(write_translation(tmp_path, steps=4)), "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/model/model.safetensors").is_file() and done.stderr.count("the model is in") == 1
-    done = torchrun(str(write_translation(tmp_path, accumulate=3)), "--out", str(tmp_path / "other"))
-    assert done.returncode != 0 and done.stderr.count("cannot share it evenly") == 1
-    assert "errors.py" not in done.stderr and "klieg/train.py" not in done.stderr       # torchrun adds a traceback of its own
+    for mistake, line in (({"accumulate": 3}, "cannot share it evenly"), ({"accumulated": 4}, "'accumulated' is not known")):
+        done = torchrun(str(write_translation(tmp_path, **mistake)), "--out", str(tmp_path / "other"))
+        told = [said for said in done.stderr.splitlines() if line in said]
+        assert done.returncode != 0 and len(told) == 2 and told[0].startswith("klieg: ") and told[0] in told[1]
+        # torchrun adds a traceback of its own, which ends with the cause.
+        assert "errors.py" not in done.stderr and "klieg/train.py" not in done.stderr and line in done.stderr.splitlines()[-2]

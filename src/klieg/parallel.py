@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from klieg.errors import KliegError
+from klieg.errors import Follows, KliegError
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Group:
             except BaseException as e:
                 failed = e
         if self.sum(float(failed is not None)) and failed is None:
-            raise KliegError(f"process {self.rank} of {self.size} ends because process 0 could not go on, which says why.")
+            raise Follows(f"process {self.rank} of {self.size} ends because process 0 could not go on, which says why.")
         if failed is not None:
             raise failed
 

@@ -1,14 +1,16 @@
 """What every command shares: how the process starts and ends, what it is given, and where it writes.
 
 A user's mistake ends in one line on standard error and status 1, or 2 where the command itself is
-misspelt. Nothing that a terminal would obey is written to one.
+misspelt; of several processes one tells it. Nothing that a terminal would obey is written to one.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 import typer
 
 from klieg.chinese import chinese
-from klieg.errors import KliegError, KliegWarning, first_line
+from klieg.errors import Follows, KliegError, KliegWarning, first_line
 from klieg.tongue import LANGUAGES, asked, spoken
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a fol
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
 
 MOST_TEXT = 2**28  # bytes of a text
+HEARD = 1.0        # seconds: the launcher of several processes ends all at once if one ends, and another is to speak first
 
 
 def run(command: typer.core.TyperCommand | typer.core.TyperGroup) -> None:
@@ -43,6 +46,10 @@ def run(command: typer.core.TyperCommand | typer.core.TyperGroup) -> None:
         sys.exit(e.exit_code)
     except typer.TyperException as e:
         _end(_usage(e), 2)
+    except Follows as e:
+        time.sleep(HEARD)
+        _leave_word(str(e))
+        sys.exit(1)
     except KliegError as e:
         _end(str(e), 1)
     except BrokenPipeError:
@@ -94,14 +101,28 @@ def _usage(error: typer.TyperException) -> str:
 def _end(line: str, status: int) -> NoReturn:
     """One line on standard error, without anything in it that a terminal would obey; then the end."""
     tell(line, asked())
+    _leave_word(line)
     sys.exit(status)
+
+
+def _leave_word(line: str) -> None:
+    """What torchrun shall give as the cause in its summary, in the form of torch's own ErrorHandler; else that has none."""
+    if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        said = _told(line, asked())
+        body = {"message": {"message": said, "extraInfo": {"py_callstack": said, "timestamp": str(int(time.time()))}}}
+        with suppress(OSError):
+            Path(place).write_text(json.dumps(body), "utf-8")
 
 
 def tell(line: str, language: str) -> None:
     """A line in English or Chinese on standard error, without anything in it that a terminal would obey."""
-    said = (chinese(line) if language == "zh" else None) or line
     with suppress(OSError):
-        print("klieg: " + "".join(c if c.isprintable() else "\ufffd" for c in said), file=sys.stderr)
+        print(_told(line, language), file=sys.stderr)
+
+
+def _told(line: str, language: str) -> str:
+    said = (chinese(line) if language == "zh" else None) or line
+    return "klieg: " + "".join(c if c.isprintable() else "\ufffd" for c in said)
 
 
 def said(note: str) -> str:
