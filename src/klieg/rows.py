@@ -8,6 +8,7 @@ seed and the step alone, which is what lets an interrupted training go on exactl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -72,13 +73,20 @@ class Corpus:
         self._tokens = np.concatenate(documents)
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
         self._repeats, self._bos, self._context, self._seed = repeats, bos, context, seed
-        self._counts: list[int] = []                                # rows of each epoch so far
+        self.counts: list[int] = []                                 # rows of each epoch so far
         self._epoch: tuple[int, np.ndarray] = (-1, self._tokens[:0])
 
     @property
     def tokens(self) -> int:
         """Distinct tokens of text, repeats not counted."""
         return len(self._tokens)
+
+    @property
+    def digest(self) -> str:
+        """Of every document's tokens: what a run that goes on knows its texts by."""
+        digest = hashlib.sha256(self._tokens)
+        digest.update(self._starts)
+        return digest.hexdigest()
 
     def _repeated(self, epoch: int) -> tuple[np.random.Generator, np.ndarray]:
         """An epoch's draws, and how often it has each document: the fraction of a repeat is drawn anew."""
@@ -87,10 +95,10 @@ class Corpus:
 
     def _count(self, epoch: int) -> int:
         """Rows of an epoch, which may have none; only one that is read from is laid out."""
-        while len(self._counts) <= epoch:
-            _, whole = self._repeated(len(self._counts))
-            self._counts.append(max(0, int(whole @ self._lengths) - 1) // self._context)
-        return self._counts[epoch]
+        while len(self.counts) <= epoch:
+            _, whole = self._repeated(len(self.counts))
+            self.counts.append(max(0, int(whole @ self._lengths) - 1) // self._context)
+        return self.counts[epoch]
 
     def _stream(self, epoch: int) -> np.ndarray:
         """All documents of an epoch, shuffled, end to end."""
