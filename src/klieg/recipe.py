@@ -182,10 +182,10 @@ def facts_of(recipe: Recipe) -> dict:
 
 
 def endless(facts: dict) -> dict:
-    """The facts without the last step, where the learning rate does not depend on it: such a run may be given more steps."""
-    train = facts["train"]
-    kept = {k: v for k, v in train.items() if k != "steps"} if train["schedule"] == "inverse-sqrt" else train
-    return {**facts, "train": kept}
+    """The facts without what only says when a run ends: patience, and the last step where the learning rate does not depend on
+    it. Such a run may be given more."""
+    ends = ("patience", "steps") if facts["train"]["schedule"] == "inverse-sqrt" else ("patience",)
+    return {**facts, "train": {k: v for k, v in facts["train"].items() if k not in ends}}
 
 
 def differing(before: dict, now: dict) -> str:
