@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_train import write_recipe, write_translation
 
 from klieg.attention import Mask
 from klieg.config import LlamaConfig
 from klieg.data import Source, is_validation
 from klieg.errors import KliegError
 from klieg.models import build
-from klieg.recipe import RowTraining
+from klieg.recipe import RowTraining, read
 from klieg.rows import Corpus, encode
 from klieg.tokenizers import train
+from klieg.train import Trainer
 
 BOS, EOS = 0, 1
 
@@ -130,3 +134,27 @@ def test_a_look_is_the_mean_of_the_same_rows_every_time() -> None:
     parts = made.batches(2, settings_)
     assert [part.count for part in parts] == [int((made.rows(12 + 2 * n, 2).targets >= 0).sum()) for n in range(3)]
     assert torch.equal(parts[1].ids, made.rows(14, 2).ids)
+
+
+@pytest.mark.parametrize("write", [write_recipe, write_translation])
+def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path, write: Callable[..., Path]) -> None:
+    """Its steps would be of no run that anybody could repeat; a translator's pairs are kept, and only made anew if removed."""
+    recipe, folder = read(write(tmp_path)), tmp_path / "run"
+    for progress in Trainer(recipe, folder).run():
+        if progress.step == 4:
+            break
+    files = sorted(tmp_path.glob("text.*"))
+    first = [file.read_bytes() for file in files]
+    for file in files:
+        file.write_bytes(b"the moon\n\n" + file.read_bytes())
+    if write is write_translation:
+        assert Trainer(recipe, folder).step == 4
+        for place in folder.glob("texts-*"):
+            shutil.rmtree(place)
+    with pytest.raises(KliegError, match="began with other texts; put those back"):
+        Trainer(recipe, folder)
+    for file, body in zip(files, first, strict=True):
+        file.write_bytes(body)
+    for place in folder.glob("texts-*"):
+        shutil.rmtree(place)
+    assert Trainer(recipe, folder).step == 4

@@ -11,7 +11,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from apart import FORKED
@@ -21,7 +20,6 @@ from klieg import models
 from klieg import train as training
 from klieg.errors import KliegError
 from klieg.recipe import Recipe, read
-from klieg.segments import Segments
 from klieg.train import Trainer, learning_rate
 from klieg.utilization import operations
 
@@ -313,50 +311,6 @@ def test_a_folder_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
     list(Trainer(read(write_recipe(tmp_path)), tmp_path / "run").run())
     with pytest.raises(KliegError, match=r"another recipe \(seed was 0 and is 9\); choose another folder"):
         Trainer(read(write_recipe(tmp_path, seed=9)), tmp_path / "run")
-
-
-@pytest.mark.parametrize("write", [write_recipe, write_translation])
-def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path, write: Callable[..., Path]) -> None:
-    """Its steps would be of no run that anybody could repeat; a translator's pairs are kept, and only made anew if removed."""
-    recipe, folder = read(write(tmp_path)), tmp_path / "run"
-    for progress in Trainer(recipe, folder).run():
-        if progress.step == 4:
-            break
-    files = sorted(tmp_path.glob("text.*"))
-    first = [file.read_bytes() for file in files]
-    for file in files:
-        file.write_bytes(b"the moon\n\n" + file.read_bytes())
-    if write is write_translation:
-        assert Trainer(recipe, folder).step == 4
-        for place in folder.glob("texts-*"):
-            shutil.rmtree(place)
-    with pytest.raises(KliegError, match="began with other texts; put those back"):
-        Trainer(recipe, folder)
-    for file, body in zip(files, first, strict=True):
-        file.write_bytes(body)
-    for place in folder.glob("texts-*"):
-        shutil.rmtree(place)
-    assert Trainer(recipe, folder).step == 4
-
-
-def test_a_run_that_goes_on_counts_no_epoch_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many batches an epoch has, where merges are left out, is known only when all its texts have been cut."""
-    recipe = read(write_translation(tmp_path, bpe_dropout=0.2, batch_tokens=1500, checkpoint_every=1))
-    whole = list(Trainer(recipe, tmp_path / "whole").run())
-    for progress in Trainer(recipe, tmp_path / "broken").run():
-        if progress.step == 9:
-            break
-    counted, counts = [], Segments.counts
-
-    def spied(side: Segments, *given: np.ndarray) -> np.ndarray:
-        counted.append(side)
-        return counts(side, *given)
-
-    monkeypatch.setattr(Segments, "counts", spied)
-    resumed = Trainer(recipe, tmp_path / "broken")
-    assert len(resumed.corpus.counts) > 3
-    assert next(iter(resumed.run())).loss == whole[9].loss and len(counted) <= 4     # two sides of at most two epochs
-    assert [p.loss for p in resumed.run()] == [p.loss for p in whole[10:]]
 
 
 def test_the_largest_seed_that_a_recipe_may_have_trains(tmp_path: Path) -> None:
