@@ -147,7 +147,7 @@ def read(path: str | Path) -> Recipe:
     """A recipe from a TOML file; KliegError names the file, the key and what would be right."""
     path = Path(path)
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        raw = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError:
         raise KliegError(f"no recipe {str(path)!r}; see the folder recipes/.") from None
     except (ValueError, RecursionError) as e:
