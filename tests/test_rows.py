@@ -21,7 +21,7 @@ from klieg.errors import KliegError
 from klieg.models import build
 from klieg.recipe import RowTraining, read
 from klieg.rows import Corpus, encode
-from klieg.tokenizers import train
+from klieg.tokenizers import Tokenizer, train
 from klieg.train import Trainer
 
 BOS, EOS = 0, 1
@@ -113,6 +113,28 @@ def test_validation_documents_never_train(tmp_path: Path) -> None:
     made, validation = encode((Source(str(tmp_path / "stories.txt"), 3.0),), tokenizer, train_)
     assert validation.tokens == sum(len(tokenizer.encode(text)) + 1 for text in held)
     assert made.tokens + validation.tokens == sum(len(tokenizer.encode(text)) + 1 for text in texts)
+
+
+def test_where_one_mark_opens_and_ends_a_text_its_end_is_learned(tmp_path: Path) -> None:
+    """As in GPT-2: the mark stands between documents once, and the last token of a document predicts it."""
+    texts = [f"story {n} of the moon" for n in range(600)]
+    (tmp_path / "stories.txt").write_text("\n\n".join(texts), "utf-8")
+    tokenizer = Tokenizer(train(iter(texts), 300).backend, {"bos_token": "<s>", "eos_token": "<s>"})
+    made, _ = encode((Source(str(tmp_path / "stories.txt")),), tokenizer, RowTraining(steps=1, batch=1, context=16))
+    batch = made.rows(0, 20)
+    ids, targets, documents = (side.numpy() for side in (batch.ids, batch.targets, batch.documents))
+    mark = ids == tokenizer.bos
+    assert mark.sum() > 20 and not (mark[:, 1:] & mark[:, :-1]).any()
+    assert (targets[:, :-1] == ids[:, 1:]).all() and (targets >= 0).all()
+    assert (np.diff(documents, axis=1) == mark[:, 1:]).all()
+
+
+@pytest.mark.parametrize("name", ["bos", "eos"])
+def test_a_tokenizer_without_the_marks_of_a_text_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.txt").write_text("the moon", "utf-8")
+    tokenizer = Tokenizer(train(iter(["the moon"]), 300).backend, {f"{name}_token": None})
+    with pytest.raises(KliegError, match=f"names no {name}_token"):
+        encode((Source(str(tmp_path / "text.txt")),), tokenizer, RowTraining(steps=1, batch=1, context=16))
 
 
 def test_texts_of_less_than_one_row_are_refused() -> None:

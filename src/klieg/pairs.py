@@ -253,6 +253,7 @@ def cut(lengths: np.ndarray, most: int) -> list[tuple[int, int]]:
 def encode(sources: tuple[PairSource, ...], tokenizer: Tokenizer, train: PairTraining,
            data: str | None = None) -> tuple[PairCorpus, PairCorpus]:
     """Training and validation pairs of a mixture; of the latter the first `validation_pairs` of each entry and direction."""
+    tokenizer.check_marks("eos", "pad")
     known, wanted = languages(tokenizer), written_languages(sources)
     missing = [language for language in wanted if language not in known]
     if missing and (known or len(wanted) > 1):

@@ -63,8 +63,12 @@ class Batch:
 class Corpus:
     """Encoded documents of several sources, and the rows packed from them."""
 
-    def __init__(self, documents: list[np.ndarray], repeats: np.ndarray, bos: int, context: int, seed: int) -> None:
-        """documents: token ids that start with `bos`; repeats (n,): how often each occurs in an epoch."""
+    def __init__(self, documents: list[np.ndarray], repeats: np.ndarray, bos: int, context: int, seed: int,
+                 ends: bool = False) -> None:
+        """documents: token ids that start with `bos`; repeats (n,): how often each occurs in an epoch.
+
+        ends: whether the next document's `bos` is what a document ends with too, as in GPT-2, and so is predicted.
+        """
         self._lengths = np.array([len(d) for d in documents], dtype=np.int64)
         if self._lengths @ repeats <= context:
             raise KliegError(f"the texts, or the hundredth of their documents that is held out, hold less than one row of "
@@ -72,7 +76,7 @@ class Corpus:
                              "`context`.")
         self._tokens = np.concatenate(documents)
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
-        self._repeats, self._bos, self._context, self._seed = repeats, bos, context, seed
+        self._repeats, self._bos, self._context, self._seed, self._ends = repeats, bos, context, seed, ends
         self.counts: list[int] = []                                 # rows of each epoch so far
         self._epoch: tuple[int, np.ndarray] = (-1, self._tokens[:0])
 
@@ -136,7 +140,8 @@ class Corpus:
 
     def _batch(self, rows: np.ndarray) -> Batch:
         ids, targets = torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:].copy())
-        targets[targets == self._bos] = -100
+        if not self._ends:
+            targets[targets == self._bos] = -100
         return Batch(ids.contiguous(), targets, (ids == self._bos).cumsum(1))
 
 
@@ -149,18 +154,22 @@ def texts(sources: tuple[Source, ...], data: str | None) -> Iterator[str]:
 def encode(sources: tuple[Source, ...], tokenizer: Tokenizer, train: RowTraining,
            data: str | None = None) -> tuple[Corpus, Corpus]:
     """Training and validation corpora of a mixture."""
-    return tuple(Corpus(*part, tokenizer.bos, train.context, train.seed) for part in documents(sources, tokenizer, data))
+    parts = documents(sources, tokenizer, data)
+    return tuple(Corpus(*part, tokenizer.bos, train.context, train.seed, tokenizer.bos == tokenizer.eos) for part in parts)
 
 
 def documents(sources: tuple[Source, ...], tokenizer: Tokenizer,
               data: str | None) -> list[tuple[list[np.ndarray], np.ndarray]]:
-    """The documents of a mixture and how often each occurs in an epoch: (for training, held out). Each is bos + text + eos."""
+    """The documents of a mixture and how often each occurs in an epoch: (for training, held out). Each is bos + text + eos, or
+    where these are one mark, bos + text: the next one's is its end."""
+    tokenizer.check_marks("bos", "eos")
+    closing = [] if tokenizer.bos == tokenizer.eos else [tokenizer.eos]
     parts: dict[bool, tuple[list[np.ndarray], list[float]]] = {False: ([], []), True: ([], [])}
     for source in sources:
         texts = list(source.documents(data))
         for text, ids in zip(texts, tokenizer.encode_all(texts), strict=True):
             held_out = is_validation(text)
             found, repeats = parts[held_out]
-            found.append(np.array([tokenizer.bos, *ids, tokenizer.eos], dtype=np.uint32))
+            found.append(np.array([tokenizer.bos, *ids, *closing], dtype=np.uint32))
             repeats.append(1.0 if held_out else source.repeat)
     return [(found, np.array(repeats)) for found, repeats in (parts[False], parts[True])]
