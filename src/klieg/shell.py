@@ -140,13 +140,16 @@ def drawn(picture: Picture, kind: str) -> bytes:
 
 
 def files(card: bool = False, **given: Path | None) -> dict[str, Path]:
-    """The files that options name, by the options; refuses what would run together on standard output, `card` on it too, and
-    at once what could not be written in the end."""
+    """The files that options name, by the options; refuses what would run together on standard output, `card` on it too, what
+    would take another one's place, and at once what could not be written in the end."""
     found = {option: path for option, path in given.items() if path is not None}
     there = [f"--{option} -" for option, path in found.items() if str(path) == "-"] + ["--cell"] * card
     if len(there) > 1:
         raise KliegError(f"{' and '.join(there)} would run together on standard output; name files.")
-    for path in found.values():
+    takers = {os.path.realpath(path): option for option, path in found.items()}
+    for option, path in found.items():
+        if (last := takers[os.path.realpath(path)]) != option:
+            raise KliegError(f"--{option} and --{last} are the same file, {path}; name two.")
         if str(path) != "-":
             writable(path)
     return found
