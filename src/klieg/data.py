@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ class Source:
         if self.name in CORPORA:
             return CORPORA[self.name](data_folder(data))
         if Path(self.name).is_file():
-            return (part.strip() for part in read(Path(self.name)).split("\n\n") if part.strip())
+            return (part.strip() for part in re.split(r"\n\s*\n", read(Path(self.name))) if part.strip())
         raise KliegError(f"no corpus or file {self.name!r}.{nearest(self.name, list(CORPORA))}")
 
 
