@@ -61,6 +61,15 @@ def test_only_a_terminal_is_shown_the_prompt(reads: type, writes: type, out: str
     assert shown[0] == out * 4 and shown[1].replace("\n", "") == err[:-1] * 4 and shown[1].count("\n") == 2 * err.count("\n")
 
 
+def test_marks_and_line_ends_of_another_system_are_no_part_of_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert shell.text_of(str(tmp_path / "text")) == "one\r\ntwo"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\n"), "utf-8", newline=""))
+    assert shell.given("-") == "one"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\ntwo\r\n"), "utf-8"))
+    assert [shell.ask("") for _ in range(3)] == ["one", "two", ""]
+
+
 def ended(error: Exception) -> object:
     """The status of a process whose command ends in an error."""
     def invoke(context: object) -> None:

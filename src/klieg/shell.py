@@ -31,6 +31,7 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A bundled name, a fol
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
 
 MOST_TEXT = 2**28  # bytes of a text
+ORDER = "\ufeff"   # the byte order mark, by which editors of Windows begin a text
 HEARD = 1.0        # seconds: the launcher of several processes ends all at once if one ends, and another is to speak first
 
 
@@ -219,7 +220,8 @@ def _decoded(body: bytes, source: str) -> str:
     if len(body) > MOST_TEXT:
         raise KliegError(f"{source} holds more than {MOST_TEXT:,} bytes; send a shorter text.")
     try:
-        return body.decode("utf-8").removesuffix("\n")
+        text = body.decode("utf-8").removeprefix(ORDER)
+        return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
     except UnicodeDecodeError as e:
         raise KliegError(f"{source} is not UTF-8 at byte {e.start}; convert it first.") from None
 
@@ -259,7 +261,7 @@ def ask(prompt: str) -> str:
         print(shown, end="", file=sys.stderr, flush=True)
         shown = ""
     try:
-        return input(shown).strip()
+        return input(shown).removeprefix(ORDER).strip()
     except EOFError:
         if terminal:
             print(file=sys.stderr)      # Ctrl-D ends no line
