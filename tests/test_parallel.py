@@ -149,6 +149,14 @@ def test_a_group_of_one_does_nothing() -> None:
         pass
 
 
+def test_processes_that_nobody_started_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler may leave the number of processes in the environment of one that is alone."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(KliegError, match=r"2 processes that WORLD_SIZE names do not meet \(.*RANK.*\); start them"), group():
+        pass
+
+
 def torchrun(*given: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                            "klieg", "train", *given], capture_output=True, text=True, timeout=PATIENCE,

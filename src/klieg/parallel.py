@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from klieg.errors import Follows, KliegError
+from klieg.errors import Follows, KliegError, first_line
 
 T = TypeVar("T")
 
@@ -174,7 +174,11 @@ def group(sharded: bool = False, cards: bool = True) -> Iterator[Group]:
     if size == 1:
         yield Group(device=device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    except (ValueError, RuntimeError) as e:
+        raise KliegError(f"the {size} processes that WORLD_SIZE names do not meet ({first_line(e)}); start them with torchrun, "
+                         "or unset WORLD_SIZE.") from None
     try:
         yield Group(rank, size, device, sharded)
     finally:
