@@ -5,7 +5,7 @@
 
 gives runs/diverse/pairs.en and .de: each pair once, and none that the corpus has. Several models may be named of each
 kind. What each has written is kept in runs/diverse too, under a name that follows from its weights and what it was given,
-so that after an interruption the same command goes on.
+so that after an interruption the same command goes on. A kill never leaves one side new beside an old other one.
 
 Source: Nguyen et al., "Data Diversification: A Simple Strategy For Neural Machine Translation" (NeurIPS 2020).
 """
@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from klieg import shell
@@ -49,7 +50,21 @@ def written(model: str, texts: list[str], to: str, place: Path) -> list[str]:
 def write(path: Path, texts: Iterable[str]) -> None:
     """A line for each text, whole or not at all."""
     with atomic(path) as part:
-        part.write_text("".join(f"{text}\n" for text in texts), "utf-8")
+        part.write_text(_lines(texts), "utf-8")
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
+
+
+def deliver(places: list[Path], pairs: list[Pair]) -> None:
+    """Sources and targets to their files, both new or both as they were; a kill between the two renames leaves one file, which
+    no training accepts without the other."""
+    with ExitStack() as stack:
+        parts = [stack.enter_context(atomic(place)) for place in places]
+        for part, side in zip(parts, zip(*pairs, strict=True), strict=True):
+            part.write_text(_lines(side), "utf-8")
+        places[0].unlink(missing_ok=True)       # the last that takes its place
 
 
 def further(pairs: list[Pair], forward: list[list[str]], backward: list[list[str]]) -> list[Pair]:
@@ -86,8 +101,7 @@ def main() -> None:
         made = further(pairs, texts[:len(given.forward)], texts[len(given.forward):])
         if not made:
             raise KliegError("the models wrote nothing that the corpus does not have; name others.")
-        for language, side in zip((given.source, given.target), zip(*made, strict=True), strict=True):
-            write(given.out.with_name(f"{given.out.name}.{language}"), side)
+        deliver([given.out.with_name(f"{given.out.name}.{language}") for language in (given.source, given.target)], made)
     except (KliegError, OSError) as e:
         sys.exit(f"diversify.py: {e}")
     print(f"{len(made):,} further pairs in {given.out}.{given.source} and .{given.target}, of {len(pairs):,} that were there")

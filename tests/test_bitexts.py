@@ -25,6 +25,13 @@ def test_held_out_pairs_never_train(tmp_path: Path) -> None:
     assert read_pairs(machine, None, "validation") == [] and read_pairs(machine, None, "train") == sentences(600)
 
 
+def test_pairs_without_a_source_are_not_what_is_held_out(tmp_path: Path) -> None:
+    """The checksum of nothing is 0, which would hold out each of them."""
+    source = written(tmp_path, [("", "x")] * 50 + sentences(600))
+    training, held = (read_pairs(source, None, split) for split in ("train", "validation"))
+    assert held and ("", "x") not in held and training.count(("", "x")) == 50
+
+
 def test_every_mistake_in_a_text_is_one_line(tmp_path: Path) -> None:
     source = written(tmp_path, sentences(5))
     with (tmp_path / "mine.xx").open("a", encoding="utf-8") as f:

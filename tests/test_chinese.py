@@ -208,6 +208,8 @@ def test_notes_that_are_made_of_notes() -> None:
             ("loss 3.210 · 1,234 tokens/s · MFU 41.2%", "损失 3.210 · 每秒 1,234 个词元 · MFU 41.2%"),
             ("step 7: validation loss 3.2100, training loss 3.210 · 1,234 tokens/s",
              "第 7 步：留出文本的损失 3.2100，训练损失 3.210 · 每秒 1,234 个词元"),
+            ("step 7: validation loss 3.2100, BLEU 30.4, training loss 3.210 · 1,234 tokens/s",
+             "第 7 步：留出文本的损失 3.2100，BLEU 30.4，训练损失 3.210 · 每秒 1,234 个词元"),
             ("1.5 M parameters; a step needs 1.2 GB of 8.0 GB that are free; 100 steps of 0.5 s, before it is compiled: "
              "about 2 h 5 min",
              "1.5 M 个参数；一步需要 1.2 GB（空闲 8.0 GB）；共 100 步，每步 0.5 秒（编译之前）：约 2 小时 5 分钟"),

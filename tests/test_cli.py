@@ -248,6 +248,7 @@ def test_chat_answers_every_line_and_ends_with_the_input(tiny: Path) -> None:
     assert run("chat", "--seed", "1", said="hello\nhow are you?\n") == ran
     assert run("chat", "--seed", "1", said="hello\n\nnever read\n").text == ran.text.split("\n")[0] + "\n"
     assert run("chat", "--model", tiny) == Ran(0, b"", "")
+    assert run("chat", "--model", tiny, "--seed", str(2**63 - 1), said="hello\n").status == 0      # every seed that there is
     assert run("chat", "--model", tiny, said="a\n" * 20).text.count("\n") >= 20  # more turns than the model has room for
 
 

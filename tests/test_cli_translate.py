@@ -272,6 +272,8 @@ def test_chinese_references_are_cut_by_characters(files: dict, folder: Path) -> 
 @pytest.mark.parametrize(("argv", "said"), [
     (["--hypotheses", "short.txt"], "short.txt ends after line 3 and ref.txt has 4 lines"),
     (["--source", "short.txt"], "short.txt ends after line 3"),
+    (["--source", "src.txt", "-o", "out.txt", "--json", "./out.txt"], "--output and --json are the same file"),
+    (["--source", "src.txt", "-o", "-", "--json", "-"], "would run together on standard output"),
     ([], "give either --source"), (["--source", "src.txt", "--hypotheses", "hyp.txt"], "give either --source"),
     (["--hypotheses", "hyp.txt", "--output", "x.txt"], "leave it away with --hypotheses"),
     (["--source", "absent.txt"], "absent.txt is not there"), (["--hypotheses", "bad.txt"], "not UTF-8 in line 1 at byte 4"),

@@ -19,6 +19,11 @@ def test_line_ends_and_a_byte_order_mark_of_another_system_change_nothing(tmp_pa
         assert list(Source(str(tmp_path / name)).documents(None)) == ["one line\nand another", "a second document"]
 
 
+def test_a_line_of_spaces_is_blank_too(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("\n \none\n  two\n \t\nthree\n\n\n\u3000\n\nfour\n", "utf-8")
+    assert list(Source(str(tmp_path / "text")).documents(None)) == ["one\n  two", "three", "four"]
+
+
 def test_missing_and_damaged_texts_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KLIEG_DATA", raising=False)
     with pytest.raises(KliegError, match="KLIEG_DATA"):

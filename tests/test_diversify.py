@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,9 @@ import pytest
 from test_beam import MARIAN
 
 from klieg import models
+from klieg.bitexts import together
+from klieg.encoded import Pair
+from klieg.errors import KliegError
 from klieg.tokenizers import train
 from klieg.translate import Translator
 
@@ -76,6 +81,46 @@ def test_what_a_model_has_written_is_not_written_again(corpus: Path, monkeypatch
     names = {diversify.kept("both", sources, "de"), diversify.kept("both", sources[:2], "de"),
              diversify.kept("renamed", sources, "de")}
     assert len(names) == 3
+
+
+def stand(places: list[Path]) -> list[Pair] | None:
+    """What a training would read; None where it would refuse to."""
+    try:
+        return together(*places)
+    except KliegError:
+        return None
+
+
+def test_a_kill_never_leaves_one_side_new_beside_an_old_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before each of the calls that take or remove a name: as many pairs, so nothing else would tell of it."""
+    old, new = PAIRS, [(f"{source} too", f"{target} auch") for source, target in PAIRS]
+    found: list[list[Pair] | None] = []
+
+    class Killed(BaseException):
+        pass
+
+    while not found or found[-1] != new:
+        folder, left = tmp_path / str(len(found)), len(found)
+        folder.mkdir()
+        places = [folder / "pairs.en", folder / "pairs.de"]
+        diversify.deliver(places, old)
+
+        def alive(call: Callable) -> Callable:
+            def called(path: Path, *given: object, **named: object) -> object:
+                nonlocal left
+                if left == 0:
+                    raise Killed
+                left -= 1
+                return call(path, *given, **named)
+            return called
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink"):
+                patch.setattr(Path, name, alive(getattr(Path, name)))
+            with suppress(Killed):
+                diversify.deliver(places, new)
+        found.append(stand(places))
+    assert found[0] == old and all(pairs in (old, None, new) for pairs in found) and len(found) > 2
 
 
 @pytest.mark.parametrize("argv,said", [

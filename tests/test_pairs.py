@@ -245,6 +245,13 @@ def test_texts_of_which_nothing_is_left_are_refused(tmp_path: Path, tokenizer: T
         encode((held,), tokenizer, TRAIN)
 
 
+@pytest.mark.parametrize("name", ["eos", "pad"])
+def test_a_tokenizer_without_the_marks_of_pairs_is_told(tmp_path: Path, tokenizer: Tokenizer, name: str) -> None:
+    bare = Tokenizer(tokenizer.backend, {f"{name}_token": None})
+    with pytest.raises(KliegError, match=f"names no {name}_token"):
+        encode((written(tmp_path, sentences(300)),), bare, TRAIN)
+
+
 def test_two_passes_must_agree(tokenizer: Tokenizer) -> None:
     """R-Drop without dropout is the plain loss, as both passes are one."""
     model, batch = tiny(tokenizer), made(tokenizer).batch(0, 0)

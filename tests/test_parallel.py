@@ -149,6 +149,14 @@ def test_a_group_of_one_does_nothing() -> None:
         pass
 
 
+def test_processes_that_nobody_started_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler may leave the number of processes in the environment of one that is alone."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(KliegError, match=r"2 processes that WORLD_SIZE names do not meet \(.*RANK.*\); start them"), group():
+        pass
+
+
 def torchrun(*given: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                            "klieg", "train", *given], capture_output=True, text=True, timeout=PATIENCE,
@@ -160,6 +168,9 @@ def test_torchrun_trains_a_recipe_and_its_refusals_are_one_line(tmp_path: Path) 
     done = torchrun(str(write_translation(tmp_path, steps=4)), "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/model/model.safetensors").is_file() and done.stderr.count("the model is in") == 1
-    done = torchrun(str(write_translation(tmp_path, accumulate=3)), "--out", str(tmp_path / "other"))
-    assert done.returncode != 0 and done.stderr.count("cannot share it evenly") == 1
-    assert "errors.py" not in done.stderr and "klieg/train.py" not in done.stderr       # torchrun adds a traceback of its own
+    for mistake, line in (({"accumulate": 3}, "cannot share it evenly"), ({"accumulated": 4}, "'accumulated' is not known")):
+        done = torchrun(str(write_translation(tmp_path, **mistake)), "--out", str(tmp_path / "other"))
+        told = [said for said in done.stderr.splitlines() if line in said]
+        assert done.returncode != 0 and len(told) == 2 and told[0].startswith("klieg: ") and told[0] in told[1]
+        # torchrun adds a traceback of its own, which ends with the cause.
+        assert "errors.py" not in done.stderr and "klieg/train.py" not in done.stderr and line in done.stderr.splitlines()[-2]

@@ -33,6 +33,13 @@ name = "stories"
 """
 
 
+def test_a_recipe_of_another_system_is_read(tmp_path: Path) -> None:
+    """With a byte order mark and two characters at the end of a line, as the editor of Windows may write it."""
+    (tmp_path / "unix.toml").write_text(GOOD, "utf-8")
+    (tmp_path / "windows.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert replace(read(tmp_path / "windows.toml"), name="unix") == read(tmp_path / "unix.toml")
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
 def test_every_recipe_that_ships_is_valid(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_train import write_recipe, write_translation
 
 from klieg.attention import Mask
 from klieg.config import LlamaConfig
 from klieg.data import Source, is_validation
 from klieg.errors import KliegError
 from klieg.models import build
-from klieg.recipe import RowTraining
+from klieg.recipe import RowTraining, read
 from klieg.rows import Corpus, encode
-from klieg.tokenizers import train
+from klieg.tokenizers import Tokenizer, train
+from klieg.train import Trainer
 
 BOS, EOS = 0, 1
 
@@ -75,6 +79,30 @@ def test_a_fraction_of_a_repeat_is_kept_on_average() -> None:
     assert abs(len(made._stream(0)) / (400 * 10) - 2.25) < 0.1
 
 
+def test_each_epoch_is_laid_out_once_however_many_went_before() -> None:
+    """A batch of the tenth epoch is as quick as one of the first."""
+    made, laid = corpus([30] * 10, [1.0] * 10, 8), []
+    for n in range(10 * 39):
+        made.rows(n, 1)
+        if not laid or made._epoch is not laid[-1]:
+            laid.append(made._epoch)
+    assert [epoch for epoch, _ in laid] == list(range(10))
+
+
+def test_epochs_may_be_empty_where_documents_are_few_and_seldom() -> None:
+    """Two documents, each in every other epoch on average: the rows are those of all epochs in their order."""
+    made = corpus([10, 20], [0.5, 0.5], 8, seed=2)
+    streams, expected = [], []
+    for epoch in range(40):
+        whole = np.floor(np.array([0.5, 0.5]) + np.random.default_rng((2, epoch)).random(2)).astype(int)
+        streams.append(12 * whole[0] + 22 * whole[1])
+        for row in range(max(0, streams[-1] - 1) // 8):
+            expected.append(made._stream(epoch)[8 * row:8 * row + 8].tolist())
+    assert 0 in streams and made.rows(0, len(expected)).ids.tolist() == expected
+    with pytest.raises(KliegError, match="raise `repeat`"):
+        corpus([10, 20], [0.1, 0.1], 8)
+
+
 def test_validation_documents_never_train(tmp_path: Path) -> None:
     texts = [f"story number {n} about the moon" for n in range(600)]
     held = [text for text in texts if is_validation(text)]
@@ -85,6 +113,28 @@ def test_validation_documents_never_train(tmp_path: Path) -> None:
     made, validation = encode((Source(str(tmp_path / "stories.txt"), 3.0),), tokenizer, train_)
     assert validation.tokens == sum(len(tokenizer.encode(text)) + 1 for text in held)
     assert made.tokens + validation.tokens == sum(len(tokenizer.encode(text)) + 1 for text in texts)
+
+
+def test_where_one_mark_opens_and_ends_a_text_its_end_is_learned(tmp_path: Path) -> None:
+    """As in GPT-2: the mark stands between documents once, and the last token of a document predicts it."""
+    texts = [f"story {n} of the moon" for n in range(600)]
+    (tmp_path / "stories.txt").write_text("\n\n".join(texts), "utf-8")
+    tokenizer = Tokenizer(train(iter(texts), 300).backend, {"bos_token": "<s>", "eos_token": "<s>"})
+    made, _ = encode((Source(str(tmp_path / "stories.txt")),), tokenizer, RowTraining(steps=1, batch=1, context=16))
+    batch = made.rows(0, 20)
+    ids, targets, documents = (side.numpy() for side in (batch.ids, batch.targets, batch.documents))
+    mark = ids == tokenizer.bos
+    assert mark.sum() > 20 and not (mark[:, 1:] & mark[:, :-1]).any()
+    assert (targets[:, :-1] == ids[:, 1:]).all() and (targets >= 0).all()
+    assert (np.diff(documents, axis=1) == mark[:, 1:]).all()
+
+
+@pytest.mark.parametrize("name", ["bos", "eos"])
+def test_a_tokenizer_without_the_marks_of_a_text_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.txt").write_text("the moon", "utf-8")
+    tokenizer = Tokenizer(train(iter(["the moon"]), 300).backend, {f"{name}_token": None})
+    with pytest.raises(KliegError, match=f"names no {name}_token"):
+        encode((Source(str(tmp_path / "text.txt")),), tokenizer, RowTraining(steps=1, batch=1, context=16))
 
 
 def test_texts_of_less_than_one_row_are_refused() -> None:
@@ -106,3 +156,27 @@ def test_a_look_is_the_mean_of_the_same_rows_every_time() -> None:
     parts = made.batches(2, settings_)
     assert [part.count for part in parts] == [int((made.rows(12 + 2 * n, 2).targets >= 0).sum()) for n in range(3)]
     assert torch.equal(parts[1].ids, made.rows(14, 2).ids)
+
+
+@pytest.mark.parametrize("write", [write_recipe, write_translation])
+def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path, write: Callable[..., Path]) -> None:
+    """Its steps would be of no run that anybody could repeat; a translator's pairs are kept, and only made anew if removed."""
+    recipe, folder = read(write(tmp_path)), tmp_path / "run"
+    for progress in Trainer(recipe, folder).run():
+        if progress.step == 4:
+            break
+    files = sorted(tmp_path.glob("text.*"))
+    first = [file.read_bytes() for file in files]
+    for file in files:
+        file.write_bytes(b"moon " + file.read_bytes())
+    if write is write_translation:
+        assert Trainer(recipe, folder).step == 4
+        for place in folder.glob("texts-*"):
+            shutil.rmtree(place)
+    with pytest.raises(KliegError, match="began with other texts; put those back"):
+        Trainer(recipe, folder)
+    for file, body in zip(files, first, strict=True):
+        file.write_bytes(body)
+    for place in folder.glob("texts-*"):
+        shutil.rmtree(place)
+    assert Trainer(recipe, folder).step == 4

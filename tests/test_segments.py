@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_train import write_translation
 
 from klieg import segments
 from klieg.errors import KliegError
 from klieg.library import native
+from klieg.recipe import read
 from klieg.segments import Dropout, Segments
 from klieg.tokenizers import Tokenizer, train
+from klieg.train import Trainer
 
 TEXTS = ["the cat sat on the mat", "a little red house, 小猫 and the moon", "goes home again: 3 cats!"] * 20
 NEW = ["completely new words 你好", ">>de<< is only text", " ", "x", "the  the\n\nthe", "<s>the", "🙂🙂 the mat"]
@@ -132,3 +136,23 @@ def test_another_tokenizer_is_refused() -> None:
         backend.pre_tokenizer = pre_tokenizers.Whitespace()
         with pytest.raises(KliegError, match="byte-level BPE"):
             Dropout(Tokenizer(backend), 0.1)
+
+
+def test_a_run_that_goes_on_counts_no_epoch_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many batches an epoch has, where merges are left out, is known only when all its texts have been cut."""
+    recipe = read(write_translation(tmp_path, bpe_dropout=0.2, batch_tokens=1500, checkpoint_every=1))
+    whole = list(Trainer(recipe, tmp_path / "whole").run())
+    for progress in Trainer(recipe, tmp_path / "broken").run():
+        if progress.step == 9:
+            break
+    counted, counts = [], Segments.counts
+
+    def spied(side: Segments, *given: np.ndarray) -> np.ndarray:
+        counted.append(side)
+        return counts(side, *given)
+
+    monkeypatch.setattr(Segments, "counts", spied)
+    resumed = Trainer(recipe, tmp_path / "broken")
+    assert len(resumed.corpus.counts) > 3
+    assert next(iter(resumed.run())).loss == whole[9].loss and len(counted) <= 4     # two sides of at most two epochs
+    assert [p.loss for p in resumed.run()] == [p.loss for p in whole[10:]]

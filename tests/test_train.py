@@ -283,6 +283,10 @@ def test_it_stops_when_patience_is_over_and_starts_again_stopped(tmp_path: Path)
     assert len(looks) == looks.index(max(looks)) + 3 and run[-1].step < 100
     assert (tmp_path / "run/model/model.safetensors").is_file()
     assert list(Trainer(recipe, tmp_path / "run").run()) == []
+    patient = read(write_translation(tmp_path, patience=4, learning_rate=1e-9, steps=100))
+    more = list(Trainer(patient, tmp_path / "run").run())
+    whole = list(Trainer(patient, tmp_path / "whole").run())
+    assert more and [p.loss for p in [*run, *more]] == [p.loss for p in whole]      # as if it had been so from the start
 
 
 @pytest.mark.slow

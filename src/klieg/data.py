@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,10 +112,13 @@ class Source:
         if self.name in CORPORA:
             return CORPORA[self.name](data_folder(data))
         if Path(self.name).is_file():
-            return (part.strip() for part in read(Path(self.name)).split("\n\n") if part.strip())
+            return (part.strip() for part in re.split(r"\n\s*\n", read(Path(self.name))) if part.strip())
         raise KliegError(f"no corpus or file {self.name!r}.{nearest(self.name, list(CORPORA))}")
 
 
 def is_validation(document: str) -> bool:
-    """Whether a document is held out: by its own text, so that repeats and reorderings agree."""
-    return zlib.crc32(document.encode("utf-8")) % VALIDATION_SHARE == 0
+    """Whether a document is held out: by its own text, so that repeats and reorderings agree.
+
+    An empty one never is: its checksum is 0, and pairs without a source would take the places of others.
+    """
+    return document != "" and zlib.crc32(document.encode("utf-8")) % VALIDATION_SHARE == 0

@@ -21,6 +21,10 @@ class KliegError(Exception):
         return chinese(str(self))
 
 
+class Follows(KliegError):
+    """The end of a process because of a mistake that another one of its group tells."""
+
+
 class KliegWarning(UserWarning):
     """What is done in another way than one would expect, and comes out the same; at the terminal a line, as an error is."""
 

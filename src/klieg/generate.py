@@ -138,7 +138,7 @@ class Conversation:
             del self._turns[0]
         prompt = [*([] if self._tokenizer.bos is None else [self._tokenizer.bos]), *(id for turn in self._turns for id in turn)]
         self._said += 1
-        seed = None if self._sampling.seed is None else self._sampling.seed + self._said
+        seed = None if self._sampling.seed is None else (self._sampling.seed + self._said) % 2**63
         reply = ""
         sampling = replace(self._sampling, seed=seed)
         for piece in stream(self._model, self._tokenizer, prompt, sampling, count, tuple(newline[-1:])):

@@ -8,6 +8,7 @@ before the source.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -114,7 +115,7 @@ class PairCorpus:
         self._pad, self._marks = tokenizer.pad, tokenizer.marks
         self._lengths = np.stack([coded.sides[0].lengths + 2, coded.sides[1].lengths + 1], axis=1)
         self._repeats = np.array([repeat for _, repeat in coded.entries])
-        self._epochs: list[int] = []                                # batches of each epoch so far
+        self.counts: list[int] = []                                 # batches of each epoch so far
         self._current: tuple[int, list[tuple[np.ndarray, np.ndarray]]] = (-1, [])
         self._segments: list[Segments] = []
         if train.bpe_dropout:
@@ -130,6 +131,13 @@ class PairCorpus:
     def targets(self) -> list[str | None]:
         """The language that each pair's source is marked with."""
         return [self.coded.entries[entry][0] for entry in self.coded.which]
+
+    @property
+    def digest(self) -> str:
+        """What a run that goes on knows its texts by: of the pairs' lengths, as tens of millions are too many to read again."""
+        digest = hashlib.sha256(self._lengths.ravel())
+        digest.update(self.coded.which)
+        return digest.hexdigest()
 
     def _text(self, number: int, side: int) -> str:
         return self.tokenizer.decode(self.coded.sides[side][number])
@@ -161,11 +169,11 @@ class PairCorpus:
     def _place(self, part: int) -> tuple[int, int]:
         epoch = 0
         while True:
-            if epoch == len(self._epochs):
-                self._epochs.append(len(self._epoch(epoch)))
-            if part < self._epochs[epoch]:
+            if epoch == len(self.counts):
+                self.counts.append(len(self._epoch(epoch)))
+            if part < self.counts[epoch]:
                 return epoch, part
-            part, epoch = part - self._epochs[epoch], epoch + 1
+            part, epoch = part - self.counts[epoch], epoch + 1
 
     def batch(self, epoch: int, index: int) -> PairBatch:
         """One batch of an epoch."""
@@ -245,6 +253,7 @@ def cut(lengths: np.ndarray, most: int) -> list[tuple[int, int]]:
 def encode(sources: tuple[PairSource, ...], tokenizer: Tokenizer, train: PairTraining,
            data: str | None = None) -> tuple[PairCorpus, PairCorpus]:
     """Training and validation pairs of a mixture; of the latter the first `validation_pairs` of each entry and direction."""
+    tokenizer.check_marks("eos", "pad")
     known, wanted = languages(tokenizer), written_languages(sources)
     missing = [language for language in wanted if language not in known]
     if missing and (known or len(wanted) > 1):

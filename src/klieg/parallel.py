@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from klieg.errors import KliegError
+from klieg.errors import Follows, KliegError, first_line
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Group:
             except BaseException as e:
                 failed = e
         if self.sum(float(failed is not None)) and failed is None:
-            raise KliegError(f"process {self.rank} of {self.size} ends because process 0 could not go on, which says why.")
+            raise Follows(f"process {self.rank} of {self.size} ends because process 0 could not go on, which says why.")
         if failed is not None:
             raise failed
 
@@ -174,7 +174,11 @@ def group(sharded: bool = False, cards: bool = True) -> Iterator[Group]:
     if size == 1:
         yield Group(device=device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    except (ValueError, RuntimeError) as e:
+        raise KliegError(f"the {size} processes that WORLD_SIZE names do not meet ({first_line(e)}); start them with torchrun, "
+                         "or unset WORLD_SIZE.") from None
     try:
         yield Group(rank, size, device, sharded)
     finally:

@@ -147,7 +147,7 @@ def read(path: str | Path) -> Recipe:
     """A recipe from a TOML file; KliegError names the file, the key and what would be right."""
     path = Path(path)
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        raw = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError:
         raise KliegError(f"no recipe {str(path)!r}; see the folder recipes/.") from None
     except (ValueError, RecursionError) as e:
@@ -182,10 +182,10 @@ def facts_of(recipe: Recipe) -> dict:
 
 
 def endless(facts: dict) -> dict:
-    """The facts without the last step, where the learning rate does not depend on it: such a run may be given more steps."""
-    train = facts["train"]
-    kept = {k: v for k, v in train.items() if k != "steps"} if train["schedule"] == "inverse-sqrt" else train
-    return {**facts, "train": kept}
+    """The facts without what only says when a run ends: patience, and the last step where the learning rate does not depend on
+    it. Such a run may be given more."""
+    ends = ("patience", "steps") if facts["train"]["schedule"] == "inverse-sqrt" else ("patience",)
+    return {**facts, "train": {k: v for k, v in facts["train"].items() if k not in ends}}
 
 
 def differing(before: dict, now: dict) -> str:

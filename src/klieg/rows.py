@@ -8,6 +8,7 @@ seed and the step alone, which is what lets an interrupted training go on exactl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -62,14 +63,21 @@ class Batch:
 class Corpus:
     """Encoded documents of several sources, and the rows packed from them."""
 
-    def __init__(self, documents: list[np.ndarray], repeats: np.ndarray, bos: int, context: int, seed: int) -> None:
-        """documents: token ids that start with `bos`; repeats (n,): how often each occurs in an epoch."""
-        if not documents or sum(map(len, documents)) <= context:
+    def __init__(self, documents: list[np.ndarray], repeats: np.ndarray, bos: int, context: int, seed: int,
+                 ends: bool = False) -> None:
+        """documents: token ids that start with `bos`; repeats (n,): how often each occurs in an epoch.
+
+        ends: whether the next document's `bos` is what a document ends with too, as in GPT-2, and so is predicted.
+        """
+        self._lengths = np.array([len(d) for d in documents], dtype=np.int64)
+        if self._lengths @ repeats <= context:
             raise KliegError(f"the texts, or the hundredth of their documents that is held out, hold less than one row of "
-                             f"{context} tokens; add text, set documents apart by blank lines, or shorten `context`.")
+                             f"{context} tokens; add text, set documents apart by blank lines, raise `repeat`, or shorten "
+                             "`context`.")
         self._tokens = np.concatenate(documents)
-        self._starts = np.concatenate([[0], np.cumsum([len(d) for d in documents])])
-        self._repeats, self._bos, self._context, self._seed = repeats, bos, context, seed
+        self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
+        self._repeats, self._bos, self._context, self._seed, self._ends = repeats, bos, context, seed, ends
+        self.counts: list[int] = []                                 # rows of each epoch so far
         self._epoch: tuple[int, np.ndarray] = (-1, self._tokens[:0])
 
     @property
@@ -77,11 +85,29 @@ class Corpus:
         """Distinct tokens of text, repeats not counted."""
         return len(self._tokens)
 
+    @property
+    def digest(self) -> str:
+        """Of every document's tokens: what a run that goes on knows its texts by."""
+        digest = hashlib.sha256(self._tokens)
+        digest.update(self._starts)
+        return digest.hexdigest()
+
+    def _repeated(self, epoch: int) -> tuple[np.random.Generator, np.ndarray]:
+        """An epoch's draws, and how often it has each document: the fraction of a repeat is drawn anew."""
+        rng = np.random.default_rng((self._seed, epoch))
+        return rng, np.floor(self._repeats + rng.random(len(self._repeats))).astype(np.int64)
+
+    def _count(self, epoch: int) -> int:
+        """Rows of an epoch, which may have none; only one that is read from is laid out."""
+        while len(self.counts) <= epoch:
+            _, whole = self._repeated(len(self.counts))
+            self.counts.append(max(0, int(whole @ self._lengths) - 1) // self._context)
+        return self.counts[epoch]
+
     def _stream(self, epoch: int) -> np.ndarray:
-        """All documents of an epoch, shuffled, end to end. The fraction of a repeat is drawn anew."""
+        """All documents of an epoch, shuffled, end to end."""
         if self._epoch[0] != epoch:
-            rng = np.random.default_rng((self._seed, epoch))
-            whole = np.floor(self._repeats + rng.random(len(self._repeats))).astype(np.int64)
+            rng, whole = self._repeated(epoch)
             order = rng.permutation(np.repeat(np.arange(len(whole)), whole))
             stream = np.concatenate([self._tokens[self._starts[d]:self._starts[d + 1]] for d in order])
             self._epoch = (epoch, stream)
@@ -104,9 +130,9 @@ class Corpus:
         """Rows `first` to `first + count` of the endless series of epochs."""
         picked, epoch = [], 0
         while len(picked) < count:
-            stream = self._stream(epoch)
-            here = (len(stream) - 1) // self._context
+            here = self._count(epoch)
             while first < here and len(picked) < count:
+                stream = self._stream(epoch)
                 picked.append(stream[first * self._context:(first + 1) * self._context + 1])
                 first += 1
             first, epoch = first - here, epoch + 1
@@ -114,7 +140,8 @@ class Corpus:
 
     def _batch(self, rows: np.ndarray) -> Batch:
         ids, targets = torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:].copy())
-        targets[targets == self._bos] = -100
+        if not self._ends:
+            targets[targets == self._bos] = -100
         return Batch(ids.contiguous(), targets, (ids == self._bos).cumsum(1))
 
 
@@ -127,18 +154,22 @@ def texts(sources: tuple[Source, ...], data: str | None) -> Iterator[str]:
 def encode(sources: tuple[Source, ...], tokenizer: Tokenizer, train: RowTraining,
            data: str | None = None) -> tuple[Corpus, Corpus]:
     """Training and validation corpora of a mixture."""
-    return tuple(Corpus(*part, tokenizer.bos, train.context, train.seed) for part in documents(sources, tokenizer, data))
+    parts = documents(sources, tokenizer, data)
+    return tuple(Corpus(*part, tokenizer.bos, train.context, train.seed, tokenizer.bos == tokenizer.eos) for part in parts)
 
 
 def documents(sources: tuple[Source, ...], tokenizer: Tokenizer,
               data: str | None) -> list[tuple[list[np.ndarray], np.ndarray]]:
-    """The documents of a mixture and how often each occurs in an epoch: (for training, held out). Each is bos + text + eos."""
+    """The documents of a mixture and how often each occurs in an epoch: (for training, held out). Each is bos + text + eos, or
+    where these are one mark, bos + text: the next one's is its end."""
+    tokenizer.check_marks("bos", "eos")
+    closing = [] if tokenizer.bos == tokenizer.eos else [tokenizer.eos]
     parts: dict[bool, tuple[list[np.ndarray], list[float]]] = {False: ([], []), True: ([], [])}
     for source in sources:
         texts = list(source.documents(data))
         for text, ids in zip(texts, tokenizer.encode_all(texts), strict=True):
             held_out = is_validation(text)
             found, repeats = parts[held_out]
-            found.append(np.array([tokenizer.bos, *ids, tokenizer.eos], dtype=np.uint32))
+            found.append(np.array([tokenizer.bos, *ids, *closing], dtype=np.uint32))
             repeats.append(1.0 if held_out else source.repeat)
     return [(found, np.array(repeats)) for found, repeats in (parts[False], parts[True])]

@@ -1,14 +1,16 @@
 """What every command shares: how the process starts and ends, what it is given, and where it writes.
 
 A user's mistake ends in one line on standard error and status 1, or 2 where the command itself is
-misspelt. Nothing that a terminal would obey is written to one.
+misspelt; of several processes one tells it. Nothing that a terminal would obey is written to one.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 import typer
 
 from klieg.chinese import chinese
-from klieg.errors import KliegError, KliegWarning, first_line
+from klieg.errors import Follows, KliegError, KliegWarning, first_line
 from klieg.tongue import LANGUAGES, asked, spoken
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ Precision = Annotated[str, typer.Option(help="The type in which it computes: fp3
 Language = Annotated[str | None, typer.Option("--lang", help="en or zh; by default the system's.")]
 
 MOST_TEXT = 2**28  # bytes of a text
+ORDER = "\ufeff"   # the byte order mark, by which editors of Windows begin a text
+HEARD = 1.0        # seconds: the launcher of several processes ends all at once if one ends, and another is to speak first
 
 
 def run(command: typer.core.TyperCommand | typer.core.TyperGroup) -> None:
@@ -46,6 +50,10 @@ def run(command: typer.core.TyperCommand | typer.core.TyperGroup) -> None:
         sys.exit(e.exit_code)
     except typer.TyperException as e:
         _end(_usage(e), 2)
+    except Follows as e:
+        time.sleep(HEARD)
+        _leave_word(str(e))
+        sys.exit(1)
     except KliegError as e:
         _end(str(e), 1)
     except BrokenPipeError:
@@ -97,14 +105,28 @@ def _usage(error: typer.TyperException) -> str:
 def _end(line: str, status: int) -> NoReturn:
     """One line on standard error, without anything in it that a terminal would obey; then the end."""
     tell(line, asked())
+    _leave_word(line)
     sys.exit(status)
+
+
+def _leave_word(line: str) -> None:
+    """What torchrun shall give as the cause in its summary, in the form of torch's own ErrorHandler; else that has none."""
+    if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        said = _told(line, asked())
+        body = {"message": {"message": said, "extraInfo": {"py_callstack": said, "timestamp": str(int(time.time()))}}}
+        with suppress(OSError):
+            Path(place).write_text(json.dumps(body), "utf-8")
 
 
 def tell(line: str, language: str) -> None:
     """A line in English or Chinese on standard error, without anything in it that a terminal would obey."""
-    said = (chinese(line) if language == "zh" else None) or line
     with suppress(OSError):
-        print("klieg: " + "".join(c if c.isprintable() else "\ufffd" for c in said), file=sys.stderr)
+        print(_told(line, language), file=sys.stderr)
+
+
+def _told(line: str, language: str) -> str:
+    said = (chinese(line) if language == "zh" else None) or line
+    return "klieg: " + "".join(c if c.isprintable() else "\ufffd" for c in said)
 
 
 def said(note: str) -> str:
@@ -122,13 +144,16 @@ def drawn(picture: Picture, kind: str) -> bytes:
 
 
 def files(card: bool = False, **given: Path | None) -> dict[str, Path]:
-    """The files that options name, by the options; refuses what would run together on standard output, `card` on it too, and
-    at once what could not be written in the end."""
+    """The files that options name, by the options; refuses what would run together on standard output, `card` on it too, what
+    would take another one's place, and at once what could not be written in the end."""
     found = {option: path for option, path in given.items() if path is not None}
     there = [f"--{option} -" for option, path in found.items() if str(path) == "-"] + ["--cell"] * card
     if len(there) > 1:
         raise KliegError(f"{' and '.join(there)} would run together on standard output; name files.")
-    for path in found.values():
+    takers = {os.path.realpath(path): option for option, path in found.items()}
+    for option, path in found.items():
+        if (last := takers[os.path.realpath(path)]) != option:
+            raise KliegError(f"--{option} and --{last} are the same file, {path}; name two.")
         if str(path) != "-":
             writable(path)
     return found
@@ -198,7 +223,8 @@ def _decoded(body: bytes, source: str) -> str:
     if len(body) > MOST_TEXT:
         raise KliegError(f"{source} holds more than {MOST_TEXT:,} bytes; send a shorter text.")
     try:
-        return body.decode("utf-8").removesuffix("\n")
+        text = body.decode("utf-8").removeprefix(ORDER)
+        return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
     except UnicodeDecodeError as e:
         raise KliegError(f"{source} is not UTF-8 at byte {e.start}; convert it first.") from None
 
@@ -247,7 +273,7 @@ def ask(prompt: str) -> str:
         print(shown, end="", file=sys.stderr, flush=True)
         shown = ""
     try:
-        return input(shown).strip()
+        return input(shown).removeprefix(ORDER).strip()
     except EOFError:
         if terminal:
             print(file=sys.stderr)      # Ctrl-D ends no line

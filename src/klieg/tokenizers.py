@@ -142,6 +142,13 @@ class Tokenizer:
             with atomic(Path(folder) / name) as path:
                 path.write_text(text, "utf-8")
 
+    def check_marks(self, *names: str) -> None:
+        """KliegError unless the tokenizer has these marks, by the names of this class."""
+        for name in names:
+            if getattr(self, name) is None:
+                raise KliegError(f"the tokenizer names no {name}_token, without which nothing can be trained; name one of its "
+                                 "pieces in tokenizer_config.json.")
+
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Ids of the text. With bos=True it opens as the tokenizer itself opens a text: ours with <s>, GPT-2's bare."""
         ids = self._backend.encode(_unicode(text), add_special_tokens=False).ids

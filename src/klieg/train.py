@@ -190,6 +190,7 @@ class Trainer:
                              "folder in common.")
         self.tokenizer = Tokenizer.load(folder)
         self.corpus, self.validation = self._corpora(data)
+        self._digests = [self.corpus.digest, self.validation.digest]
         torch.manual_seed(recipe.train.seed)
         model = models.build(recipe.model)
         if recipe.start is not None and saved is None:
@@ -356,7 +357,8 @@ class Trainer:
         self.group.lead(partial(self._write, self.group.gathered(tensors)))
 
     def _write(self, tensors: dict[str, Tensor]) -> None:
-        facts = {"recipe": facts_of(self.recipe), "curve": [asdict(p) for p in self.curve]}
+        facts = {"recipe": facts_of(self.recipe), "curve": [asdict(p) for p in self.curve], "texts": self._digests,
+                 "counts": [] if self._ahead else self.corpus.counts}
         checkpoint.save_state(self.folder, self.step, tensors, facts)
         with checkpoint.atomic(self.folder / "loss.csv") as path:
             path.write_text(_table(self.curve), "utf-8")
@@ -369,6 +371,11 @@ class Trainer:
         return saved
 
     def _resume(self, tensors: dict[str, Tensor], facts: dict) -> None:
+        if facts.get("texts", self._digests) != self._digests:
+            raise KliegError(f"the run in {self.folder} began with other texts; put those back, or choose another folder with "
+                             "--out.")
+        if self._ahead is None:         # on a card epochs have other batches, and another thread counts them
+            self.corpus.counts = facts.get("counts", [])
         place, own = self.group.placed, self.model.state_dict()
         self.model.load_state_dict({k: place(tensors[f"model.{k}"], like) for k, like in own.items()})
         optimizer, state = self.stepper.optimizer, {}

@@ -14,6 +14,7 @@ class Done:
     steps: int = 2 * LINE_EVERY
     loss: float = 3.25
     validation_loss: float | None = None
+    bleu: float | None = None
     tokens_per_second: float = 1234.5
     utilization: float | None = None
 
@@ -30,6 +31,12 @@ def test_a_log_has_a_line_now_and_then_and_one_for_every_validation() -> None:
     assert len(lines) == 3
     assert lines[0].startswith(f"step {LINE_EVERY}/{2 * LINE_EVERY}: loss 3.250 · 1,234 tokens/s")
     assert "step 70: validation loss 4.5000" in lines[1]
+
+
+def test_a_translators_look_tells_the_bleu_that_patience_goes_by() -> None:
+    out = io.StringIO()
+    list(watched([Done(3, validation_loss=4.5, bleu=12.345)], 0, Console(file=out, width=60)))
+    assert out.getvalue().startswith("step 3: validation loss 4.5000, BLEU 12.3, training loss 3.250 · 1,234 tokens/s")
 
 
 def test_on_a_known_card_a_line_says_how_much_of_it_works() -> None:

@@ -54,8 +54,6 @@ def train(
     from klieg.train import Trainer, check
 
     shell.language(lang)
-    found = read(recipe)
-    folder = out or Path("runs") / found.name
     if threads:
         torch.set_num_threads(threads)
     console = shell.console(error=True)
@@ -64,6 +62,9 @@ def train(
             if processes.rank == 0:
                 console.print(shell.said(line), style="dim", soft_wrap=True)
 
+        processes.lead(partial(read, recipe))
+        found = read(recipe)
+        folder = out or Path("runs") / found.name
         if heads is not None:
             processes.lead(partial(_scorable, heads, found.model.model_type, processes))
         begun = bool(processes.sum(any(folder.glob("state-*"))))

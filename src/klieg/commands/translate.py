@@ -108,9 +108,7 @@ def evaluate(
     if hypotheses is not None and output is not None:
         raise KliegError("--output keeps new translations; leave it away with --hypotheses.")
     search = _search(beam, alpha, beta, 1)
-    for path in (output, json_file):
-        if path is not None and str(path) != "-":
-            shell.writable(path)
+    shell.files(output=output, json=json_file)
     pairs = together(source or hypotheses, reference)
     if not pairs:
         raise KliegError(f"{reference} is empty, so there is nothing to compare; name a file that has lines.")

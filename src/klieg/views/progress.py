@@ -17,6 +17,7 @@ class Step(Protocol):
     steps: int
     loss: float
     validation_loss: float | None
+    bleu: float | None
     tokens_per_second: float
     utilization: float | None
 
@@ -37,7 +38,9 @@ def watched(run: Iterable[S], start: int, console: Console, say: Callable[[str],
                     f"{'' if step.utilization is None else f' · MFU {step.utilization:.1%}'}")
             bar.update(task, completed=step.step, description=say(said))
             if step.validation_loss is not None:
-                console.print(say(f"step {step.step}: validation loss {step.validation_loss:.4f}, training {said}"))
+                console.print(say(f"step {step.step}: validation loss {step.validation_loss:.4f}"
+                                  f"{'' if step.bleu is None else f', BLEU {step.bleu:.1f}'}, training {said}"),
+                              soft_wrap=True)
             elif not console.is_terminal and step.step % LINE_EVERY == 0:
                 console.print(say(f"step {step.step}/{step.steps}: {said}"))
             yield step
