@@ -137,8 +137,11 @@ class Run:
 
     def _rows(self, main: Call) -> dict[Pass, int]:
         """How many rows of every pass are left of what a cache took back, and a beam left behind."""
-        parts = self.strands[main.layer, main.kind].increments
-        return {part.moment: part.queries if self._until is None or part.moment.step < self._until else 0 for part in parts}
+        rows: dict[Pass, int] = {}
+        for part in self.strands[main.layer, main.kind].increments:
+            left = self._until is None or part.moment.step < self._until
+            rows[part.moment] = rows.get(part.moment, 0) + left * part.queries
+        return rows
 
     def predicted(self, moment: Pass, logits: Tensor) -> None:
         """The logits (b, n, vocabulary) of the last n tokens of a pass."""

@@ -51,6 +51,8 @@ class _Now:
     """(queries, tokens seen before) of its first call with a cache."""
     ids: dict[str, Tensor] = field(default_factory=dict)
     modules: set[int] | None = None
+    placed: dict[tuple[int, str], nn.Module] = field(default_factory=dict)
+    """Who attended at each place."""
     calls: int = 0
     readings: dict = field(default_factory=dict)
     last: Heard | None = None
@@ -205,6 +207,7 @@ class Watched:
     def _hear(self, call: Heard) -> None:
         again = self._again(call)
         layer, kind = self._place(call.module) if again is None else again
+        block = again is None and self._repeats(call, layer, kind)
         self._seen.add((layer, kind))
         self._now.calls += 1
         if self._options.on_call is not None:
@@ -221,7 +224,7 @@ class Watched:
             # A second product with the weights of the first: differential attention. Both are certified.
             measure(call, reading, layer, kind, 0, ROW_SUMS)
             return
-        self._add(call, reading, self._run(call, layer, kind, seen), layer, kind, seen or 0)
+        self._add(call, reading, self._run(call, layer, kind, seen), layer, kind, seen or 0, block)
 
     def _again(self, call: Heard) -> tuple[int, str] | None:
         """Where the same module with the same q was a moment ago."""
@@ -238,6 +241,22 @@ class Watched:
         self._now.modules.add(id(module))
         self._now.place = self.stacks.place(module)
         return self._now.place
+
+    def _repeats(self, call: Heard, layer: int, kind: str) -> bool:
+        """Whether a layer attends once more in this pass, to keys of its own: the towers of pictures go block by block."""
+        placed = self._now.placed
+        if (layer, kind) not in placed:
+            placed[layer, kind] = call.module
+            return False
+        if placed[layer, kind] is not call.module:
+            raise KliegError(f"{self.stacks.names[id(placed[layer, kind])]} and {self.stacks.names[id(call.module)]} are both "
+                             f"layer {layer} ({kind}) of one pass; this model cannot be watched.")
+        if call.update is not None and call.update.seen:
+            return False
+        if kind == "self" and (call.update is not None or next(reversed(placed)) != (layer, kind)):
+            raise KliegError(f"layer {layer} ({kind}) attends again in the same pass after other layers, and would have "
+                             "several maps; this model cannot be watched.")
+        return True
 
     def _before(self, call: Heard, layer: int, kind: str) -> int | None:
         """How many tokens a cache had seen before these queries; None without a cache."""
@@ -299,8 +318,8 @@ class Watched:
         self.runs.append(Run(type(self.model).__name__, self._options.tokenizer))
         return self.runs[-1]
 
-    def _add(self, call: Heard, reading: Reading, run: Run, layer: int, kind: str, seen: int) -> None:
-        """Certify a call, and join it to what its layer did before."""
+    def _add(self, call: Heard, reading: Reading, run: Run, layer: int, kind: str, seen: int, block: bool) -> None:
+        """Certify a call, and join it to what its layer did before; the keys of a `block` are all its own."""
         queries, wanted = call.q.shape[2], self._options.spec
         position = max(seen + queries - reading.keys, 0) if kind == "self" else 0
         strand = run.strands.get((layer, kind))
@@ -309,12 +328,15 @@ class Watched:
                             wanted, start=seen, origin=position, kept=self._keeps(layer))
             if not strand.kept:
                 self._store.lost((layer, kind), "keep_qk leaves it out")
-        elif kind == "self":
+        elif block and len(call.q) != strand.increments[0].moment.texts:
+            raise KliegError(f"layer {layer} ({kind}) attends for {strand.increments[0].moment.texts} texts and again for "
+                             f"{len(call.q)} in the same pass, which have no common map; this model cannot be watched.")
+        elif kind == "self" and not block:
             self._follows(strand, seen)
         # What is joined is surveyed as a whole when somebody asks, if q and k are kept until then.
         later = None if wanted is None else replace(wanted, map=0)
         spec = wanted if not strand.increments else None if strand.kept else later
-        row, start = strand.rows, position - strand.origin
+        row, start = strand.rows, strand.keys if block else position - strand.origin
         found = measure(call, reading, layer, kind, row, spec or ROW_SUMS)
         fresh = slice(min(max(strand.keys - start, 0), reading.keys), reading.keys)
         was, kept = strand.kept, self._kept(call, run, strand, fresh)
