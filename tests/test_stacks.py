@@ -64,7 +64,10 @@ def test_modules_that_are_silent_are_missed() -> None:
     model = FAMILIES["llama"].model()
     stacks = Stacks(model)
     stacks.place(next(module for module in model.modules() if type(module).__name__ == "LlamaAttention"))
-    assert stacks.missing() == ["model.layers.1.self_attn"]
+    assert stacks.missing() == stacks.missing([model]) == ["model.layers.1.self_attn"]
+    other = FAMILIES["llama"].model()
+    other.encoder = FAMILIES["bert"].model()
+    assert Stacks(other).missing([other.encoder]) == ["encoder"]
     model.config.layer_types = ["full_attention", "full_attention"]
     with pytest.raises(KliegError, match=r"layers 1 .*full_attention.*registry"):
         stacks.without_map([0])

@@ -160,3 +160,57 @@ def test_a_layer_that_attends_again_to_the_same_tokens_is_refused() -> None:
     with pytest.raises(KliegError, match=r"layer 0 \(self\) attends again in the same pass"), klieg.watch(model):
         after = model(input_ids=ids, use_cache=False).logits
     assert torch.equal(before, after)
+
+
+def longt5() -> tuple[nn.Module, dict[str, Tensor]]:
+    """A LongT5, whose encoder does not ask transformers' registry and whose decoder does."""
+    from transformers import LongT5Config, LongT5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    model = LongT5ForConditionalGeneration(LongT5Config(d_model=64, d_kv=16, d_ff=64, num_layers=2, num_heads=4, vocab_size=99,
+                                                        decoder_start_token_id=0, local_radius=3)).eval()
+    ids = torch.randint(5, 99, (2, 9), generator=torch.Generator().manual_seed(1))
+    return model, {"input_ids": ids, "decoder_input_ids": ids[:, :5]}
+
+
+def test_an_encoder_that_was_not_heard_is_missed_by_name() -> None:
+    model, given = longt5()
+    with pytest.raises(KliegError, match=r"cannot be watched whole: encoder did not attend through transformers' registry"), \
+            klieg.watch(model):
+        model(**given)
+
+
+def test_the_part_that_is_heard_can_be_watched() -> None:
+    model, given = longt5()
+    with klieg.watch(model.decoder) as seen:
+        model(**given)
+    model.set_attn_implementation("eager")
+    eager = model(**given, output_attentions=True)
+    for layer in range(2):
+        assert (seen[layer].every(slice(None)) - eager.decoder_attentions[layer]).abs().max() < 1e-5
+        assert (seen[layer, "cross"].every(slice(None)) - eager.cross_attentions[layer]).abs().max() < 1e-5
+    with klieg.watch(model) as seen:        # the encoder ran before
+        model(encoder_outputs=(eager.encoder_last_hidden_state,), decoder_input_ids=given["decoder_input_ids"])
+    assert {call.kind for call in seen.calls} == {"self", "cross"}
+
+
+def test_keys_beside_those_of_a_cache_are_refused_at_once() -> None:
+    """T5Gemma 2 looks at its own tokens and at its encoder's in one product."""
+    from transformers import T5Gemma2Config, T5Gemma2ForConditionalGeneration
+
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+            "intermediate_size": 64, "vocab_size": 99, "sliding_window": 5,
+            "layer_types": ["sliding_attention", "full_attention"]}
+    picture = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32,
+               "patch_size": 8}
+    torch.manual_seed(0)
+    model = T5Gemma2ForConditionalGeneration(T5Gemma2Config(
+        encoder={"text_config": size, "vision_config": picture}, decoder=size, vocab_size=99)).eval()
+    ids = torch.randint(5, 80, (2, 9), generator=torch.Generator().manual_seed(1))
+    given = {"input_ids": ids, "decoder_input_ids": ids[:, :5]}
+    with pytest.raises(KliegError, match=r"layer 0 \(self\) attends to 14 keys which are not those of its cache.*use_cache"), \
+            klieg.watch(model):
+        model(**given)
+    with klieg.watch(model) as seen:
+        model(**given, use_cache=False)
+    assert (seen[0].queries, seen[0].keys) == (5, 14) and seen.certificate.passed

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from klieg.watching.implementation import Shown, attention, last_lse, scale, sinks, softcap
+from klieg.watching.stacks import has_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +175,6 @@ def _run(function: Callable, name: str, way: str, module: nn.Module, query: Tens
         return function(module, query, key, value, attention_mask, *args, **options)
     with _Ear() as ear:
         found = function(module, query, key, value, attention_mask, *args, **options)
-    if update is not None and update.keys.shape[2] != key.shape[2]:
-        update = None
     with torch.no_grad():
         texts = max(query.shape[0], key.shape[0])
         q, k, v = (x.detach().expand(texts, -1, -1, -1) for x in (query, key, value))
@@ -267,6 +266,6 @@ def refusal(model: nn.Module) -> str | None:
         return "it is no model of transformers"
     if any(hasattr(sys.modules.get(type(part).__module__), "ALL_ATTENTION_FUNCTIONS") for part in parts):
         return None
-    if any("attention" in type(part).__name__.lower() for part in parts):
+    if has_attention(model):
         return "its attention does not go through transformers' registry of attention functions"
     return "it has no attention"

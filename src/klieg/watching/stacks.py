@@ -146,10 +146,13 @@ class Stacks:
             return numbers
         return [max(taken) + 1 + n for n in numbers]
 
-    def missing(self) -> list[str]:
-        """Names of modules that did not call although others of their stack did."""
-        return [self.names[id(module)] for group in self._groups.values() if group.numbers is not None and group.seen
-                for module, layer in zip(group.modules, group.numbers, strict=True) if layer not in group.seen]
+    def missing(self, ran: Iterable[nn.Module] = ()) -> list[str]:
+        """Names of modules that did not call although others of their stack did; and of models within, of those that `ran`,
+        that have attention of which nothing was heard."""
+        silent = [self.names[id(module)] for group in self._groups.values() if group.numbers is not None and group.seen
+                  for module, layer in zip(group.modules, group.numbers, strict=True) if layer not in group.seen]
+        return silent + [self.names[id(part)] for part in ran if has_attention(part)
+                         and not any(id(module) in self._kinds for module in part.modules())]
 
     def without_map(self, seen: Iterable[int]) -> dict[int, str]:
         """The layers of the decoder or only stack that attend to nothing, each with what it is instead."""
@@ -180,6 +183,11 @@ class Stacks:
                          if not re.search(r"norm|mlp|moe|expert|feed|dropout|identity", type(part).__name__, re.IGNORECASE)]
                 return parts[0] if parts else ""
         return ""
+
+
+def has_attention(part: nn.Module) -> bool:
+    """Whether the name of a module within says that it attends."""
+    return any("attention" in type(module).__name__.lower() for module in part.modules())
 
 
 def attends(said: str) -> bool:

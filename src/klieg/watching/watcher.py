@@ -68,7 +68,7 @@ class Watched:
         self.model, self.stacks, self.runs = model, Stacks(model), []
         self._options, self._store = options, store
         self._owned = {id(module) for module in model.modules()}
-        self._depth, self._expected, self._seen = 0, 0, set()
+        self._depth, self._expected, self._seen, self._ran = 0, 0, set(), {}
         self._failure: KliegError | None = None
         self._now = _Now()
         self._stack = ExitStack()
@@ -99,10 +99,10 @@ class Watched:
         if not self._seen:
             raise KliegError(f"{name} cannot be watched: no call of attention came through transformers' registry; it did not "
                              "run here, is compiled, has no attention, or computes it in its own way.")
-        missing = self.stacks.missing()
+        missing = self.stacks.missing(self._ran.values())
         if missing:
             raise KliegError(f"{name} cannot be watched whole: {', '.join(missing)} did not attend through transformers' "
-                             "registry of attention functions.")
+                             "registry of attention functions; watch a part of it that does.")
         there = {layer for layer, _ in self._seen}
         for option, chosen in (("layers", self._options.layers), ("keep_qk", self._options.keep)):
             unknown = sorted(chosen - there) if isinstance(chosen, frozenset) else []
@@ -167,6 +167,7 @@ class Watched:
         if not registry.listening(self):
             return
         self._depth += 1
+        self._ran[id(module)] = module
         if self._depth > 1:
             return
         self._expected = self._now.calls or self._expected
@@ -218,6 +219,9 @@ class Watched:
             raise KliegError(f"layer {layer} ({kind}) drops weights at random; put the model into eval().")
         if call.options.get("cache") is not None:
             raise KliegError(f"layer {layer} ({kind}) reads its keys from a paged cache inside its kernel; use another cache.")
+        if call.update is not None and call.update.keys.shape[2] != call.k.shape[2]:
+            raise KliegError(f"layer {layer} ({kind}) attends to {call.k.shape[2]} keys which are not those of its cache, so "
+                             "its passes cannot be joined; run the model with use_cache=False.")
         seen = self._before(call, layer, kind)
         reading = self._read(call, seen)
         if again is not None:
