@@ -24,7 +24,7 @@ ORDER = ["chinese", "errors", "config", "library", "half", "dropout", "likeliest
          "trace", "watch", "whatif", "analysis", "export", "views", "labs", "explorer", "reading", "tongue", "shell",
          "commands", "cli"]
 SAME = {**dict.fromkeys(("blocks", "cell", "certificate", "pool", "tracefile"), "trace"), "watching": "watch",
-        "changes": "whatif", "reruns": "whatif", "rules": "attention"}
+        "changes": "whatif", "reruns": "whatif", "rules": "attention", "digits": "attention"}
 
 # The narrow places: these see nothing of the house but what stands here.
 ONLY = {

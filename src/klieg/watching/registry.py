@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from klieg.digits import digits
 from klieg.watching.implementation import Shown, attention, last_lse, scale, sinks, softcap
 from klieg.watching.stacks import has_attention
 
@@ -175,7 +176,7 @@ def _run(function: Callable, name: str, way: str, module: nn.Module, query: Tens
         return function(module, query, key, value, attention_mask, *args, **options)
     with _Ear() as ear:
         found = function(module, query, key, value, attention_mask, *args, **options)
-    with torch.no_grad():
+    with torch.no_grad(), digits():
         texts = max(query.shape[0], key.shape[0])
         q, k, v = (x.detach().expand(texts, -1, -1, -1) for x in (query, key, value))
         output = found[0].detach().reshape(texts, q.shape[2], q.shape[1], -1).transpose(1, 2)

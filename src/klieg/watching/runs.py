@@ -12,11 +12,12 @@ from typing import Any
 from weakref import ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from klieg.certificate import Certificate, joined
 from klieg.errors import KliegError
 from klieg.trace import Call, Trace
+from klieg.watching.stacks import Stacks
 from klieg.watching.strands import Pass, Strand
 
 LOGITS = 2**24      # of all tokens are kept up to so many; beyond, those of the last pass
@@ -54,6 +55,14 @@ class Run:
         if moment not in self.passes:
             moment.step = len(self.history)
             self.passes.append(moment)
+
+    def without(self, moment: Pass | None) -> bool:
+        """Take a pass back of which not all layers have rows; whether anything is left."""
+        for strand in self.strands.values():
+            strand.increments = [part for part in strand.increments if part.moment is not moment]
+        self.strands = {at: strand for at, strand in self.strands.items() if strand.increments}
+        self._changed()
+        return not self.waiting
 
     def reorder(self, order: Tensor) -> None:
         """Its texts are now in the places that order (b,) names."""
@@ -192,3 +201,17 @@ class Labels(Sequence[str]):
     def text(self, ids: list[int]) -> str:
         """The text of the ids."""
         return self._tokenizer.decode(ids) if hasattr(self._tokenizer, "decode") else " ".join(map(str, ids))
+
+def read_ids(module: nn.Module, args: tuple, options: dict[str, Any], stacks: Stacks) -> dict[str, Tensor]:
+    """The token ids that a pass was given, by the kind of stack that reads them."""
+    given = {name: x for name, x in options.items() if name in ("input_ids", "decoder_input_ids")}
+    if args and "input_ids" not in given:
+        given["input_ids"] = args[0]
+    given = {name: x.detach().cpu() for name, x in given.items()
+             if isinstance(x, Tensor) and x.ndim == 2 and not x.is_floating_point()}
+    found = {}
+    if "input_ids" in given:
+        found["encoder" if stacks.encodes(module) else "self"] = given["input_ids"]
+    if "decoder_input_ids" in given:
+        found["self"] = given["decoder_input_ids"]
+    return found

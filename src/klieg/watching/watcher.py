@@ -22,7 +22,7 @@ from klieg.watching import masks, registry
 from klieg.watching.masks import Reading
 from klieg.watching.measure import measure
 from klieg.watching.registry import Heard
-from klieg.watching.runs import Run
+from klieg.watching.runs import Run, read_ids
 from klieg.watching.stacks import Stacks
 from klieg.watching.store import Kept, Store, out_of_memory
 from klieg.watching.strands import ROW_SUMS, Increment, Pass, Strand
@@ -68,12 +68,18 @@ class Watched:
         self.model, self.stacks, self.runs = model, Stacks(model), []
         self._options, self._store = options, store
         self._owned = {id(module) for module in model.modules()}
-        self._depth, self._expected, self._seen, self._ran = 0, 0, set(), {}
+        self._under_way, self._expected, self._seen, self._ran = [], 0, set(), {}
         self._failure: KliegError | None = None
         self._now = _Now()
-        self._stack = ExitStack()
+        self._stack: ExitStack | None = None
+
+    def __deepcopy__(self, memo: object) -> Watched:
+        """What the copy of a watched model has in its hooks: nobody who listens."""
+        return object.__new__(type(self))
 
     def __enter__(self) -> Watched:
+        if self._stack is not None:
+            raise KliegError("this watch() is under way already; call klieg.watch() again for another block.")
         with ExitStack() as stack:
             for part in self.model.modules():
                 if hasattr(part, "_can_set_attn_implementation"):
@@ -87,7 +93,9 @@ class Watched:
 
     def __exit__(self, kind: type | None, *rest: object) -> None:
         self._stack.close()
-        self._now = _Now()
+        if self._under_way:
+            self._broken()
+        self._stack, self._now, self._under_way = None, _Now(), []
         if kind is None:
             self._check()
 
@@ -166,25 +174,33 @@ class Watched:
     def _begins(self, module: nn.Module, args: tuple, options: dict[str, Any]) -> None:
         if not registry.listening(self):
             return
-        self._depth += 1
+        if module in self._under_way:
+            self._under_way = []            # Ctrl-C ended the pass before, and its hooks were not called
+            self._broken()
+        self._under_way.append(module)
         self._ran[id(module)] = module
-        if self._depth > 1:
+        if len(self._under_way) > 1:
             return
         self._expected = self._now.calls or self._expected
-        self._now = _Now(ids=_ids(module, args, options, self.stacks), modules=set())
+        self._now = _Now(ids=read_ids(module, args, options, self.stacks), modules=set())
         self.stacks.begin()
 
     def _ends(self, module: nn.Module, args: tuple, found: Any) -> None:
         if not registry.listening(self):
             return
-        self._depth -= 1
+        self._under_way = self._under_way[:-1]
         now, logits = self._now, getattr(found, "logits", None)
-        if self._depth == 0 and now.run in self.runs and found is None:
-            self.runs.remove(now.run)       # an error ended the pass, and its layers are of several lengths
-        elif self._depth == 0 and now.run is not None and now.moment is not None:
+        if not self._under_way and found is None:
+            self._broken()
+        elif not self._under_way and now.run is not None and now.moment is not None:
             if isinstance(logits, Tensor) and logits.ndim == 3 and len(logits) == now.moment.texts:
                 now.run.predicted(now.moment, logits)
             now.readings, now.last = {}, None
+
+    def _broken(self) -> None:
+        """The pass did not come to its end: it is taken back, and its run is one no more if it was the first."""
+        if self._now.run in self.runs and not self._now.run.without(self._now.moment):
+            self.runs.remove(self._now.run)
 
     def heard(self, call: Heard) -> None:
         if self._failure is not None:
@@ -238,7 +254,7 @@ class Watched:
         return self._now.place if same and last.q.data_ptr() == call.q.data_ptr() else None
 
     def _place(self, module: nn.Module) -> tuple[int, str]:
-        if self._now.modules is None or (self._depth == 0 and id(module) in self._now.modules):
+        if self._now.modules is None or (not self._under_way and id(module) in self._now.modules):
             # Somebody calls a part of the model that is no model by itself.
             self._now = _Now(modules=set())
             self.stacks.begin()
@@ -328,7 +344,7 @@ class Watched:
         position = max(seen + queries - reading.keys, 0) if kind == "self" else 0
         strand = run.strands.get((layer, kind))
         if strand is None:
-            strand = Strand(layer, kind, call.name, call.scale, call.softcap, call.sinks, call.k.shape[1], call.q.dtype,
+            strand = Strand(layer, kind, call.name, call.scale, call.softcap, call.sinks, call.k.shape[1], call.output.dtype,
                             wanted, start=seen, origin=position, kept=self._keeps(layer))
             if not strand.kept:
                 self._store.lost((layer, kind), "keep_qk leaves it out")
@@ -381,18 +397,3 @@ class Watched:
             for part in strand.increments:
                 part.v = part.output = None
         return [*found, *(rest or [None, None])]
-
-
-def _ids(module: nn.Module, args: tuple, options: dict[str, Any], stacks: Stacks) -> dict[str, Tensor]:
-    """The token ids that a pass was given, by the kind of stack that reads them."""
-    given = {name: x for name, x in options.items() if name in ("input_ids", "decoder_input_ids")}
-    if args and "input_ids" not in given:
-        given["input_ids"] = args[0]
-    given = {name: x.detach().cpu() for name, x in given.items()
-             if isinstance(x, Tensor) and x.ndim == 2 and not x.is_floating_point()}
-    found = {}
-    if "input_ids" in given:
-        found["encoder" if stacks.encodes(module) else "self"] = given["input_ids"]
-    if "decoder_input_ids" in given:
-        found["self"] = given["decoder_input_ids"]
-    return found
