@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ def test_a_tower_alone_has_all_its_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(seen.trace().tokens) == 80
 
 
-def test_pictures_are_read_once_and_the_text_goes_on(tmp_path: Any) -> None:
+def test_pictures_are_read_once_and_the_text_goes_on(tmp_path: Path) -> None:
     model, given = looker(), pictures((4, 4), (8, 4))
     with klieg.watch(model) as seen:
         found = model.generate(**given, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
@@ -214,3 +215,35 @@ def test_keys_beside_those_of_a_cache_are_refused_at_once() -> None:
     with klieg.watch(model) as seen:
         model(**given, use_cache=False)
     assert (seen[0].queries, seen[0].keys) == (5, 14) and seen.certificate.passed
+
+
+def many_pictures() -> tuple[nn.Module, dict[str, Tensor]]:
+    """A LLaVA whose first text has three pictures and whose second has one."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    tower = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 16,
+             "patch_size": 8, "projection_dim": 64}
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(
+        "llava", text_config=TEXT | {"model_type": "llama"}, vision_config=tower | {"model_type": "clip_vision_model"},
+        image_token_index=IMAGE, image_token_id=IMAGE, vision_feature_layer=-1)).eval()
+    noise = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 80, (2, 15), generator=noise)
+    ids[0, 1:13] = ids[1, 1:5] = IMAGE
+    return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids),
+                   "pixel_values": torch.randn(4, 3, 16, 16, generator=noise)}
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_all_pictures_of_several_texts_are_in_the_trace(streams: bool, tmp_path: Path) -> None:
+    model, given = many_pictures()
+    with klieg.watch(model, streams=streams) as seen:
+        model(**given)
+    for text in range(2):
+        seen.trace(text).save(tmp_path / "t.klieg")
+        found = Trace.load(tmp_path / "t.klieg")
+        assert found.ids == given["input_ids"][text].tolist() and found[1].texts == 1
+        assert found[1, "encoder"].texts == 4 and torch.equal(found[1, "encoder"].q, seen[1, "encoder"].q)
+        if streams:
+            with pytest.raises(KliegError, match="read more pictures than there are texts"):
+                found.stream("encoder")

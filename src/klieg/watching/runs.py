@@ -117,10 +117,14 @@ class Run:
                     if kind != "encoder" or self.waiting)
 
     def trace(self, batch: int = 0) -> Trace:
-        """One text of the batch as a Trace, for the views and to be saved."""
+        """One text of the batch as a Trace, for the views and to be saved.
+
+        Nobody says which text each of many pictures belongs to: where an encoder read more than there are texts, its
+        calls have all of them.
+        """
         if not 0 <= batch < self.texts:
             raise KliegError(f"there is no text {batch} in the batch of {self.texts}.")
-        calls = [_text(call, batch * call.texts // self.texts) for call in self.calls]
+        calls = [call if call.texts > self.texts else _text(call, batch * call.texts // self.texts) for call in self.calls]
         main = next((call for call in calls if call.kind == "self"), calls[0])
         ids, logits = self._ids(batch, main), self._logits(batch, main)
         labels = Labels(self.tokenizer, logits.shape[-1] if len(logits) else max(ids, default=0) + 1)

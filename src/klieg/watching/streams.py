@@ -351,6 +351,9 @@ class StreamWatched(Watched):
             kind = call.kind
             if kind == "cross" or kind in why or kind in streams:
                 continue
+            if call.texts > 1:
+                why[kind] = "its stack read more pictures than there are texts"
+                continue
             parts = (self._encoder(passes, kind, batch * len(run[call.layer, kind].lse) // run.texts) if kind == "encoder"
                      else self._parts(passes, kind, run._rows(call), batch))
             if sum(part.embedded.shape[1] for part in parts) == call.queries:
