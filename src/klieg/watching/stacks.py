@@ -175,7 +175,7 @@ class Stacks:
 
     def _mixer(self, layer: int) -> str:
         """The class of what stands in a layer where others have attention; '' if that is not to be seen."""
-        attending = {id(module) for group in self._groups.values() for module in group.modules}
+        attending = {id(module) for group in self._groups.values() if group.kind == "self" for module in group.modules}
         for module in self.model.modules():
             if isinstance(module, nn.ModuleList) and len(module) == self.layers and any(
                     id(part) in attending for block in module for part in block.modules()):

@@ -352,7 +352,7 @@ class StreamWatched(Watched):
             if kind == "cross" or kind in why or kind in streams:
                 continue
             if call.texts > 1:
-                why[kind] = "its stack read more pictures than there are texts"
+                why[kind] = "it read more texts or pictures than its decoder has texts"
                 continue
             parts = (self._encoder(passes, kind, batch * len(run[call.layer, kind].lse) // run.texts) if kind == "encoder"
                      else self._parts(passes, kind, run._rows(call), batch))

@@ -318,7 +318,8 @@ class Watched:
         if now.run is None:
             last = self.runs[-1] if self.runs else None
             shares = kind == "self" and cache is None and seen
-            goes_on = last is not None and ((last.waiting and kind != "encoder") or (shares and (layer, kind) in last.strands))
+            there = last is not None and (layer, kind) in last.strands
+            goes_on = last is not None and ((last.waiting and (kind != "encoder" or not there)) or (shares and there))
             now.run = last if goes_on else self._new()
         if kind != "encoder" and now.moment is None:
             now.moment = Pass(len(call.q), call.q.shape[2])
