@@ -30,7 +30,7 @@ ONLY = {
     "chinese": set(),
     "errors": {"chinese"},
     "attention": set(),
-    "trace": {"errors", "atomic", "attention", "tiles", "survey", "kernels", "labels", "checkpoint"},
+    "trace": {"errors", "device", "atomic", "attention", "tiles", "survey", "kernels", "labels", "checkpoint"},
     "views": {"errors", "atomic", "attention", "survey", "trace"},
 }
 # A notebook asks the trace itself for its picture: the one import that looks up, inside the method that needs it.

@@ -88,3 +88,14 @@ def test_it_has_gradients() -> None:
             made(**given).logits.square().mean().backward()
             found.append(made.model.layers[0].self_attn.sinks.grad)
     assert found[0].abs().max() > 0 and torch.allclose(*found, rtol=1e-3, atol=1e-6)
+
+
+def test_sinks_that_differ_from_query_to_query_are_refused() -> None:
+    q, k, v = (torch.randn(2, 4, 5, 8, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    one = torch.randn(1, 4, 1, 1, generator=torch.Generator().manual_seed(3))
+    same, _ = implementation.attention(nn.Module(), q, k, v, None, is_causal=False, sinks=one.expand(2, 4, 5, 1))
+    s = torch.cat([q.double() @ k.double().transpose(2, 3) * 8 ** -0.5, one.double().expand(2, 4, 5, 1)], dim=3)
+    true = (s.softmax(3)[..., :-1] @ v.double()).transpose(1, 2)
+    assert (same - true).abs().max() < 1e-6
+    with pytest.raises(KliegError, match="the sinks of Module differ from query to query"):
+        implementation.attention(nn.Module(), q, k, v, None, is_causal=False, sinks=one + torch.arange(5.)[:, None])

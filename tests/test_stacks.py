@@ -60,11 +60,30 @@ def test_layers_without_a_map_say_what_they_are() -> None:
     assert stacks.missing() == []
 
 
+def test_a_layer_of_cross_attention_is_not_taken_for_one_of_a_tower() -> None:
+    from transformers import MllamaConfig, MllamaForConditionalGeneration
+
+    model = MllamaForConditionalGeneration(MllamaConfig(
+        text_config={"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+                     "num_key_value_heads": 2, "vocab_size": 99, "cross_attention_layers": [1], "pad_token_id": 0},
+        vision_config={"hidden_size": 32, "intermediate_size": 32, "attention_heads": 4, "num_hidden_layers": 2,
+                       "num_global_layers": 2, "image_size": 16, "patch_size": 8, "vision_output_dim": 64,
+                       "intermediate_layers_indices": [1]}))
+    stacks = Stacks(model)
+    of = "MllamaVisionAttention", "MllamaTextCrossAttention", "MllamaTextSelfAttention"
+    found = [stacks.place(module) for name in of for module in model.modules() if type(module).__name__ == name]
+    assert found == [(0, "encoder"), (1, "encoder"), (2, "encoder"), (3, "encoder"), (1, "cross"), (0, "self")]
+    assert stacks.without_map([0]) == {1: "MllamaTextCrossAttention"}
+
+
 def test_modules_that_are_silent_are_missed() -> None:
     model = FAMILIES["llama"].model()
     stacks = Stacks(model)
     stacks.place(next(module for module in model.modules() if type(module).__name__ == "LlamaAttention"))
-    assert stacks.missing() == ["model.layers.1.self_attn"]
+    assert stacks.missing() == stacks.missing([model]) == ["model.layers.1.self_attn"]
+    other = FAMILIES["llama"].model()
+    other.encoder = FAMILIES["bert"].model()
+    assert Stacks(other).missing([other.encoder]) == ["encoder"]
     model.config.layer_types = ["full_attention", "full_attention"]
     with pytest.raises(KliegError, match=r"layers 1 .*full_attention.*registry"):
         stacks.without_map([0])

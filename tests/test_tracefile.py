@@ -269,7 +269,9 @@ def test_a_header_that_lies_is_one_line(header: Callable, path: Path) -> None:
     lambda body: body.update(calls=[]), lambda body: body.update(calls=7), lambda body: [1],
     lambda body: body.pop("tokens") and None,
     _call(sinks="0.q"), _call(k=None, groups=4), _call(layer="one"), lambda body: body.update(tokens=[1, 2]),
-], ids=range(16))
+    lambda body: body.update(ids=None), lambda body: body.update(ids=body["ids"][:-1]), lambda body: body.update(model=-1),
+    lambda body: body.update(ids=["a"] * len(body["ids"])), lambda body: body.update(text=None), _call(kind="sideways"),
+], ids=range(22))
 def test_a_body_that_lies_is_one_line(body: Callable, path: Path) -> None:
     write(trace([watched(0)]), path)
     changed(path, body=body)

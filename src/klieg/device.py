@@ -64,6 +64,17 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
+def no_autocast() -> Iterator[None]:
+    """Matrix products in the types of their tensors, in a block or by a decorator.
+
+    Autocast would narrow those of which a map is made from q, k and the log-sum-exp, where a program that trains or
+    writes looks at a map in between.
+    """
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+@contextmanager
 def room(what: str) -> Iterator[None]:
     """In the block, memory that runs out is a KliegError which says while `what`."""
     try:

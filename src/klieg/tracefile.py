@@ -135,8 +135,10 @@ def read(path: Path) -> Trace:
             if body["format"] not in (FORMAT, OF_TWO_TEXTS, OF_STREAMS):
                 raise KliegError(f"{path} is of format {body['format']!r} and this version reads {FORMAT!r}, {OF_TWO_TEXTS!r} "
                                  f"and {OF_STREAMS!r}; trace it again.")
-            if not all(isinstance(word, str) for name in ("tokens", "vocabulary") for word in body[name]):
-                raise ValueError("its tokens are no words")
+            if not all(isinstance(word, str) for word in (body["model"], body["text"], *body["tokens"], *body["vocabulary"])):
+                raise ValueError("its model, text or tokens are no words")
+            if len(body["ids"]) != len(body["tokens"]) or not all(type(id) is int for id in body["ids"]):
+                raise ValueError("its ids are not those of its tokens")
             shelf = _shelf(file, path)
         calls = [_call(said, shelf) for said in body["calls"]]
         for call in calls:
@@ -249,6 +251,8 @@ def _mapped(whole: mmap.mmap, start: int, size: int, dtype: torch.dtype) -> Tens
 
 
 def _call(said: dict[str, Any], shelf: dict[str, Tensor]) -> Call:
+    if said["kind"] not in ("self", "encoder", "cross"):
+        raise ValueError(f"a layer is of kind {said['kind']!r}")
     for name, kinds in _FACTS.items():
         if not isinstance(said[name], kinds):
             raise ValueError(f"the {name} of a layer is {said[name]!r}")

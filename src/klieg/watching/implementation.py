@@ -119,5 +119,8 @@ def sinks(way: str, module: nn.Module, options: dict[str, Any]) -> Tensor | None
         return None
     if found.ndim == 4:
         one = found[:1, :, :1, 0]
-        return one.flatten().float() if (found[..., 0] == one).all() else None
+        if not (found[..., 0] == one).all():
+            raise KliegError(f"the sinks of {type(module).__name__} differ from query to query, and klieg knows one for each "
+                             "head; this model cannot be watched, nor run with attn_implementation='klieg'.")
+        return one.flatten().float()
     return found.flatten().float()

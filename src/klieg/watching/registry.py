@@ -27,7 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from klieg.device import no_autocast
 from klieg.watching.implementation import Shown, attention, last_lse, scale, sinks, softcap
+from klieg.watching.stacks import has_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,9 +176,7 @@ def _run(function: Callable, name: str, way: str, module: nn.Module, query: Tens
         return function(module, query, key, value, attention_mask, *args, **options)
     with _Ear() as ear:
         found = function(module, query, key, value, attention_mask, *args, **options)
-    if update is not None and update.keys.shape[2] != key.shape[2]:
-        update = None
-    with torch.no_grad():
+    with torch.no_grad(), no_autocast():
         texts = max(query.shape[0], key.shape[0])
         q, k, v = (x.detach().expand(texts, -1, -1, -1) for x in (query, key, value))
         output = found[0].detach().reshape(texts, q.shape[2], q.shape[1], -1).transpose(1, 2)
@@ -267,6 +267,6 @@ def refusal(model: nn.Module) -> str | None:
         return "it is no model of transformers"
     if any(hasattr(sys.modules.get(type(part).__module__), "ALL_ATTENTION_FUNCTIONS") for part in parts):
         return None
-    if any("attention" in type(part).__name__.lower() for part in parts):
+    if has_attention(model):
         return "its attention does not go through transformers' registry of attention functions"
     return "it has no attention"

@@ -12,11 +12,12 @@ from typing import Any
 from weakref import ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from klieg.certificate import Certificate, joined
 from klieg.errors import KliegError
 from klieg.trace import Call, Trace
+from klieg.watching.stacks import Stacks
 from klieg.watching.strands import Pass, Strand
 
 LOGITS = 2**24      # of all tokens are kept up to so many; beyond, those of the last pass
@@ -54,6 +55,14 @@ class Run:
         if moment not in self.passes:
             moment.step = len(self.history)
             self.passes.append(moment)
+
+    def without(self, moment: Pass | None) -> bool:
+        """Take a pass back of which not all layers have rows; whether anything is left."""
+        for strand in self.strands.values():
+            strand.increments = [part for part in strand.increments if part.moment is not moment]
+        self.strands = {at: strand for at, strand in self.strands.items() if strand.increments}
+        self._changed()
+        return not self.waiting
 
     def reorder(self, order: Tensor) -> None:
         """Its texts are now in the places that order (b,) names."""
@@ -108,10 +117,14 @@ class Run:
                     if kind != "encoder" or self.waiting)
 
     def trace(self, batch: int = 0) -> Trace:
-        """One text of the batch as a Trace, for the views and to be saved."""
+        """One text of the batch as a Trace, for the views and to be saved.
+
+        Nobody says which text each of many pictures belongs to: where an encoder read more than there are texts, its
+        calls have all of them.
+        """
         if not 0 <= batch < self.texts:
             raise KliegError(f"there is no text {batch} in the batch of {self.texts}.")
-        calls = [_text(call, batch * call.texts // self.texts) for call in self.calls]
+        calls = [call if call.texts > self.texts else _text(call, batch * call.texts // self.texts) for call in self.calls]
         main = next((call for call in calls if call.kind == "self"), calls[0])
         ids, logits = self._ids(batch, main), self._logits(batch, main)
         labels = Labels(self.tokenizer, logits.shape[-1] if len(logits) else max(ids, default=0) + 1)
@@ -137,8 +150,11 @@ class Run:
 
     def _rows(self, main: Call) -> dict[Pass, int]:
         """How many rows of every pass are left of what a cache took back, and a beam left behind."""
-        parts = self.strands[main.layer, main.kind].increments
-        return {part.moment: part.queries if self._until is None or part.moment.step < self._until else 0 for part in parts}
+        rows: dict[Pass, int] = {}
+        for part in self.strands[main.layer, main.kind].increments:
+            left = self._until is None or part.moment.step < self._until
+            rows[part.moment] = rows.get(part.moment, 0) + left * part.queries
+        return rows
 
     def predicted(self, moment: Pass, logits: Tensor) -> None:
         """The logits (b, n, vocabulary) of the last n tokens of a pass."""
@@ -189,3 +205,17 @@ class Labels(Sequence[str]):
     def text(self, ids: list[int]) -> str:
         """The text of the ids."""
         return self._tokenizer.decode(ids) if hasattr(self._tokenizer, "decode") else " ".join(map(str, ids))
+
+def read_ids(module: nn.Module, args: tuple, options: dict[str, Any], stacks: Stacks) -> dict[str, Tensor]:
+    """The token ids that a pass was given, by the kind of stack that reads them."""
+    given = {name: x for name, x in options.items() if name in ("input_ids", "decoder_input_ids")}
+    if args and "input_ids" not in given:
+        given["input_ids"] = args[0]
+    given = {name: x.detach().cpu() for name, x in given.items()
+             if isinstance(x, Tensor) and x.ndim == 2 and not x.is_floating_point()}
+    found = {}
+    if "input_ids" in given:
+        found["encoder" if stacks.encodes(module) else "self"] = given["input_ids"]
+    if "decoder_input_ids" in given:
+        found["self"] = given["decoder_input_ids"]
+    return found

@@ -2,7 +2,8 @@
 
 A layer has the number that the model gives it (`layer_idx`), so stacks with other layers between
 have gaps. Where a model gives none, modules are counted in their stack; where one module serves
-many layers, its calls are.
+many layers, its calls are. A model may have several stacks of one kind, such as the two parts of a
+picture's tower: the one that runs later is numbered on from the one before it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import nn
 from klieg.errors import KliegError
 
 _CROSS = re.compile(r"cross|encoder_?attn|enc_?dec_?attention|encoder_decoder_attention", re.IGNORECASE)
-_TOWER = re.compile(r"^(vision|visual|image|audio|speech|pixel)(_|$)|_(vision|visual|audio)_", re.IGNORECASE)
+_TOWER = re.compile(r"^(vision|visual|image|video|audio|speech|pixel|qformer|connector|perceiver)(_|$)|_(vision|visual|audio)_",
+                    re.IGNORECASE)
 _ATTENDS = re.compile(r"attention$|^attn|hybrid|^full|sliding|chunked|^global|^local", re.IGNORECASE)
 
 
@@ -124,7 +126,7 @@ class Stacks:
         if key not in self._groups:
             alike = [other for other in self.model.modules() if type(other) is type(module) and self.kind(other) == kind
                      and re.split(r"\.\d+(\.|$)", self.names[id(other)])[0] == stack]
-            self._groups[key] = _Group(kind, alike, self._numbers(alike, kind))
+            self._groups[key] = _Group(kind, alike, self._onward(self._numbers(alike, kind), kind))
         return self._groups[key]
 
     def _numbers(self, modules: list[nn.Module], kind: str) -> list[int] | None:
@@ -137,10 +139,20 @@ class Stacks:
         expected = len(attending or []) or self.layers or 0
         return None if kind == "self" and len(modules) < expected else list(range(len(modules)))
 
-    def missing(self) -> list[str]:
-        """Names of modules that did not call although others of their stack did."""
-        return [self.names[id(module)] for group in self._groups.values() if group.numbers is not None and group.seen
-                for module, layer in zip(group.modules, group.numbers, strict=True) if layer not in group.seen]
+    def _onward(self, numbers: list[int] | None, kind: str) -> list[int] | None:
+        """The numbers of a stack, after those of its kind that ran before it if they would be the same."""
+        taken = {n for group in self._groups.values() if group.kind == kind for n in group.numbers or []}
+        if numbers is None or taken.isdisjoint(numbers):
+            return numbers
+        return [max(taken) + 1 + n for n in numbers]
+
+    def missing(self, ran: Iterable[nn.Module] = ()) -> list[str]:
+        """Names of modules that did not call although others of their stack did; and of models within, of those that `ran`,
+        that have attention of which nothing was heard."""
+        silent = [self.names[id(module)] for group in self._groups.values() if group.numbers is not None and group.seen
+                  for module, layer in zip(group.modules, group.numbers, strict=True) if layer not in group.seen]
+        return silent + [self.names[id(part)] for part in ran if has_attention(part)
+                         and not any(id(module) in self._kinds for module in part.modules())]
 
     def without_map(self, seen: Iterable[int]) -> dict[int, str]:
         """The layers of the decoder or only stack that attend to nothing, each with what it is instead."""
@@ -163,7 +175,7 @@ class Stacks:
 
     def _mixer(self, layer: int) -> str:
         """The class of what stands in a layer where others have attention; '' if that is not to be seen."""
-        attending = {id(module) for group in self._groups.values() for module in group.modules}
+        attending = {id(module) for group in self._groups.values() if group.kind == "self" for module in group.modules}
         for module in self.model.modules():
             if isinstance(module, nn.ModuleList) and len(module) == self.layers and any(
                     id(part) in attending for block in module for part in block.modules()):
@@ -171,6 +183,11 @@ class Stacks:
                          if not re.search(r"norm|mlp|moe|expert|feed|dropout|identity", type(part).__name__, re.IGNORECASE)]
                 return parts[0] if parts else ""
         return ""
+
+
+def has_attention(part: nn.Module) -> bool:
+    """Whether the name of a module within says that it attends."""
+    return any("attention" in type(module).__name__.lower() for module in part.modules())
 
 
 def attends(said: str) -> bool:

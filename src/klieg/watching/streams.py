@@ -331,13 +331,13 @@ class StreamWatched(Watched):
         return self
 
     def _begins(self, module: nn.Module, args: tuple, options: dict[str, Any]) -> None:
-        if self._depth == 0 and registry.listening(self):
+        if registry.listening(self) and (not self._under_way or module in self._under_way):
             self._recorder.take()
         super()._begins(module, args, options)
 
     def _ends(self, module: nn.Module, args: tuple, found: Any) -> None:
         super()._ends(module, args, found)
-        if self._depth == 0 and registry.listening(self) and found is not None and self._now.run is not None:
+        if registry.listening(self) and not self._under_way and found is not None and self._now.run is not None:
             # An encoder that runs by itself is no pass of its decoder, and belongs to none.
             self._heard.append((self._now.run, self._now.moment or Pass(0), *self._recorder.take()))
 
@@ -350,6 +350,9 @@ class StreamWatched(Watched):
         for call in found.calls:
             kind = call.kind
             if kind == "cross" or kind in why or kind in streams:
+                continue
+            if call.texts > 1:
+                why[kind] = "it read more texts or pictures than its decoder has texts"
                 continue
             parts = (self._encoder(passes, kind, batch * len(run[call.layer, kind].lse) // run.texts) if kind == "encoder"
                      else self._parts(passes, kind, run._rows(call), batch))

@@ -23,7 +23,7 @@ from klieg.watching import masks, registry
 from klieg.watching.masks import Reading
 from klieg.watching.measure import measure
 from klieg.watching.registry import Heard
-from klieg.watching.runs import Run
+from klieg.watching.runs import Run, read_ids
 from klieg.watching.stacks import Stacks
 from klieg.watching.store import Kept, Store
 from klieg.watching.strands import ROW_SUMS, Increment, Pass, Strand
@@ -52,6 +52,7 @@ class _Now:
     """(queries, tokens seen before) of its first call with a cache."""
     ids: dict[str, Tensor] = field(default_factory=dict)
     modules: set[int] | None = None
+    placed: dict[tuple[int, str], nn.Module] = field(default_factory=dict)     # who attended there
     calls: int = 0
     readings: dict = field(default_factory=dict)
     last: Heard | None = None
@@ -67,12 +68,18 @@ class Watched:
         self.model, self.stacks, self.runs = model, Stacks(model), []
         self._options, self._store = options, store
         self._owned = {id(module) for module in model.modules()}
-        self._depth, self._expected, self._seen = 0, 0, set()
+        self._under_way, self._expected, self._seen, self._ran = [], 0, set(), {}
         self._failure: KliegError | None = None
         self._now = _Now()
-        self._stack = ExitStack()
+        self._stack: ExitStack | None = None
+
+    def __deepcopy__(self, memo: object) -> Watched:
+        """What the copy of a watched model has in its hooks: nobody who listens."""
+        return object.__new__(type(self))
 
     def __enter__(self) -> Watched:
+        if self._stack is not None:
+            raise KliegError("this watch() is under way already; call klieg.watch() again for another block.")
         with ExitStack() as stack:
             for part in self.model.modules():
                 if hasattr(part, "_can_set_attn_implementation"):
@@ -86,7 +93,9 @@ class Watched:
 
     def __exit__(self, kind: type | None, *rest: object) -> None:
         self._stack.close()
-        self._now = _Now()
+        if self._under_way:
+            self._broken()
+        self._stack, self._now, self._under_way = None, _Now(), []
         if kind is None:
             self._check()
 
@@ -98,10 +107,10 @@ class Watched:
         if not self._seen:
             raise KliegError(f"{name} cannot be watched: no call of attention came through transformers' registry; it did not "
                              "run here, is compiled, has no attention, or computes it in its own way.")
-        missing = self.stacks.missing()
+        missing = self.stacks.missing(self._ran.values())
         if missing:
             raise KliegError(f"{name} cannot be watched whole: {', '.join(missing)} did not attend through transformers' "
-                             "registry of attention functions.")
+                             "registry of attention functions; watch a part of it that does.")
         there = {layer for layer, _ in self._seen}
         for option, chosen in (("layers", self._options.layers), ("keep_qk", self._options.keep)):
             unknown = sorted(chosen - there) if isinstance(chosen, frozenset) else []
@@ -165,24 +174,33 @@ class Watched:
     def _begins(self, module: nn.Module, args: tuple, options: dict[str, Any]) -> None:
         if not registry.listening(self):
             return
-        self._depth += 1
-        if self._depth > 1:
+        if module in self._under_way:
+            self._under_way = []            # Ctrl-C ended the pass before, and its hooks were not called
+            self._broken()
+        self._under_way.append(module)
+        self._ran[id(module)] = module
+        if len(self._under_way) > 1:
             return
         self._expected = self._now.calls or self._expected
-        self._now = _Now(ids=_ids(module, args, options, self.stacks), modules=set())
+        self._now = _Now(ids=read_ids(module, args, options, self.stacks), modules=set())
         self.stacks.begin()
 
     def _ends(self, module: nn.Module, args: tuple, found: Any) -> None:
         if not registry.listening(self):
             return
-        self._depth -= 1
+        self._under_way = self._under_way[:-1]
         now, logits = self._now, getattr(found, "logits", None)
-        if self._depth == 0 and now.run in self.runs and found is None:
-            self.runs.remove(now.run)       # an error ended the pass, and its layers are of several lengths
-        elif self._depth == 0 and now.run is not None and now.moment is not None:
+        if not self._under_way and found is None:
+            self._broken()
+        elif not self._under_way and now.run is not None and now.moment is not None:
             if isinstance(logits, Tensor) and logits.ndim == 3 and len(logits) == now.moment.texts:
                 now.run.predicted(now.moment, logits)
             now.readings, now.last = {}, None
+
+    def _broken(self) -> None:
+        """The pass did not come to its end: it is taken back, and its run is one no more if it was the first."""
+        if self._now.run in self.runs and not self._now.run.without(self._now.moment):
+            self.runs.remove(self._now.run)
 
     def heard(self, call: Heard) -> None:
         if self._failure is not None:
@@ -206,6 +224,7 @@ class Watched:
     def _hear(self, call: Heard) -> None:
         again = self._again(call)
         layer, kind = self._place(call.module) if again is None else again
+        block = again is None and self._repeats(call, layer, kind)
         self._seen.add((layer, kind))
         self._now.calls += 1
         if self._options.on_call is not None:
@@ -216,13 +235,16 @@ class Watched:
             raise KliegError(f"layer {layer} ({kind}) drops weights at random; put the model into eval().")
         if call.options.get("cache") is not None:
             raise KliegError(f"layer {layer} ({kind}) reads its keys from a paged cache inside its kernel; use another cache.")
+        if call.update is not None and call.update.keys.shape[2] != call.k.shape[2]:
+            raise KliegError(f"layer {layer} ({kind}) attends to {call.k.shape[2]} keys which are not those of its cache, so "
+                             "its passes cannot be joined; run the model with use_cache=False.")
         seen = self._before(call, layer, kind)
         reading = self._read(call, seen)
         if again is not None:
             # A second product with the weights of the first: differential attention. Both are certified.
             measure(call, reading, layer, kind, 0, ROW_SUMS)
             return
-        self._add(call, reading, self._run(call, layer, kind, seen), layer, kind, seen or 0)
+        self._add(call, reading, self._run(call, layer, kind, seen), layer, kind, seen or 0, block)
 
     def _again(self, call: Heard) -> tuple[int, str] | None:
         """Where the same module with the same q was a moment ago."""
@@ -232,13 +254,29 @@ class Watched:
         return self._now.place if same and last.q.data_ptr() == call.q.data_ptr() else None
 
     def _place(self, module: nn.Module) -> tuple[int, str]:
-        if self._now.modules is None or (self._depth == 0 and id(module) in self._now.modules):
+        if self._now.modules is None or (not self._under_way and id(module) in self._now.modules):
             # Somebody calls a part of the model that is no model by itself.
             self._now = _Now(modules=set())
             self.stacks.begin()
         self._now.modules.add(id(module))
         self._now.place = self.stacks.place(module)
         return self._now.place
+
+    def _repeats(self, call: Heard, layer: int, kind: str) -> bool:
+        """Whether a layer attends once more in this pass, to keys of its own: the towers of pictures go block by block."""
+        placed = self._now.placed
+        if (layer, kind) not in placed:
+            placed[layer, kind] = call.module
+            return False
+        if placed[layer, kind] is not call.module:
+            raise KliegError(f"{self.stacks.names[id(placed[layer, kind])]} and {self.stacks.names[id(call.module)]} are both "
+                             f"layer {layer} ({kind}) of one pass; this model cannot be watched.")
+        if call.update is not None and call.update.seen:
+            return False
+        if kind == "self" and (call.update is not None or next(reversed(placed)) != (layer, kind)):
+            raise KliegError(f"layer {layer} ({kind}) attends again in the same pass after other layers, and would have "
+                             "several maps; this model cannot be watched.")
+        return True
 
     def _before(self, call: Heard, layer: int, kind: str) -> int | None:
         """How many tokens a cache had seen before these queries; None without a cache."""
@@ -280,7 +318,8 @@ class Watched:
         if now.run is None:
             last = self.runs[-1] if self.runs else None
             shares = kind == "self" and cache is None and seen
-            goes_on = last is not None and ((last.waiting and kind != "encoder") or (shares and (layer, kind) in last.strands))
+            there = last is not None and (layer, kind) in last.strands
+            goes_on = last is not None and ((last.waiting and (kind != "encoder" or not there)) or (shares and there))
             now.run = last if goes_on else self._new()
         if kind != "encoder" and now.moment is None:
             now.moment = Pass(len(call.q), call.q.shape[2])
@@ -300,22 +339,25 @@ class Watched:
         self.runs.append(Run(type(self.model).__name__, self._options.tokenizer))
         return self.runs[-1]
 
-    def _add(self, call: Heard, reading: Reading, run: Run, layer: int, kind: str, seen: int) -> None:
-        """Certify a call, and join it to what its layer did before."""
+    def _add(self, call: Heard, reading: Reading, run: Run, layer: int, kind: str, seen: int, block: bool) -> None:
+        """Certify a call, and join it to what its layer did before; the keys of a `block` are all its own."""
         queries, wanted = call.q.shape[2], self._options.spec
         position = max(seen + queries - reading.keys, 0) if kind == "self" else 0
         strand = run.strands.get((layer, kind))
         if strand is None:
-            strand = Strand(layer, kind, call.name, call.scale, call.softcap, call.sinks, call.k.shape[1], call.q.dtype,
+            strand = Strand(layer, kind, call.name, call.scale, call.softcap, call.sinks, call.k.shape[1], call.output.dtype,
                             wanted, start=seen, origin=position, kept=self._keeps(layer))
             if not strand.kept:
                 self._store.lost((layer, kind), "keep_qk leaves it out")
-        elif kind == "self":
+        elif block and len(call.q) != strand.increments[0].moment.texts:
+            raise KliegError(f"layer {layer} ({kind}) attends for {strand.increments[0].moment.texts} texts and again for "
+                             f"{len(call.q)} in the same pass, which have no common map; this model cannot be watched.")
+        elif kind == "self" and not block:
             self._follows(strand, seen)
         # What is joined is surveyed as a whole when somebody asks, if q and k are kept until then.
         later = None if wanted is None else replace(wanted, map=0)
         spec = wanted if not strand.increments else None if strand.kept else later
-        row, start = strand.rows, position - strand.origin
+        row, start = strand.rows, strand.keys if block else position - strand.origin
         found = measure(call, reading, layer, kind, row, spec or ROW_SUMS)
         fresh = slice(min(max(strand.keys - start, 0), reading.keys), reading.keys)
         was, kept = strand.kept, self._kept(call, run, strand, fresh)
@@ -356,18 +398,3 @@ class Watched:
             for part in strand.increments:
                 part.v = part.output = None
         return [*found, *(rest or [None, None])]
-
-
-def _ids(module: nn.Module, args: tuple, options: dict[str, Any], stacks: Stacks) -> dict[str, Tensor]:
-    """The token ids that a pass was given, by the kind of stack that reads them."""
-    given = {name: x for name, x in options.items() if name in ("input_ids", "decoder_input_ids")}
-    if args and "input_ids" not in given:
-        given["input_ids"] = args[0]
-    given = {name: x.detach().cpu() for name, x in given.items()
-             if isinstance(x, Tensor) and x.ndim == 2 and not x.is_floating_point()}
-    found = {}
-    if "input_ids" in given:
-        found["encoder" if stacks.encodes(module) else "self"] = given["input_ids"]
-    if "decoder_input_ids" in given:
-        found["self"] = given["decoder_input_ids"]
-    return found
