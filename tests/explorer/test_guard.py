@@ -174,6 +174,14 @@ def test_a_token_opens_once_and_the_next_one_is_told() -> None:
     assert client(Key()).get("/", headers={"cookie": f"klieg-{PORT}={asking.cookies[f'klieg-{PORT}']}"}).status_code == 401
 
 
+@pytest.mark.parametrize(("language", "words"), [("en", "klieg serve printed"), ("zh-CN", "klieg serve")])
+def test_a_browser_shows_a_refusal_as_text(language: str, words: str) -> None:
+    answer = client(Key()).get("/", headers={"accept": "text/html,*/*;q=0.8", "accept-language": language})
+    assert (answer.status_code, answer.headers["content-type"]) == (401, "text/plain; charset=utf-8")
+    assert words in answer.text and answer.text.isprintable() and "{" not in answer.text
+    assert ("，" in answer.text or "。" in answer.text) == (language != "en") and answer.headers["x-sealed"] == "yes"
+
+
 def test_no_token_stays_in_the_address_of_who_has_the_cookie() -> None:
     key = Key()
     asking = client(key)

@@ -175,3 +175,10 @@ def test_on_a_phone_in_chinese_nothing_is_too_wide(host: str, page) -> None:
         page.locator("label", has_text=view).click()
         page.wait_for_timeout(100)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_on_the_smallest_phone_nothing_is_too_wide(host: str, page) -> None:
+    page.set_viewport_size({"width": 320, "height": 640})
+    drawn(page, f"{host}&text={ANIMAL}&coref.it=43-45 it&coref.of=4-10 animal;28-34 street")
+    page.wait_for_selector("data.itself")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320

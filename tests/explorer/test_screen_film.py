@@ -213,3 +213,11 @@ def test_an_encoder_has_none_and_says_so(page, served) -> None:
     page.goto(served(Desk({"bert": Encoder("bert")})) + "#lang=en&screen=film&text=one two")
     assert "it has no film" in page.locator(".none").inner_text()
     assert page.locator(".film").count() == 0
+
+
+def test_on_the_smallest_phone_the_weight_is_one_line_and_nothing_is_too_wide(page, address: str) -> None:
+    page.set_viewport_size({"width": 320, "height": 640})
+    opened(page, address, "&film.at=9")
+    peak = page.locator(".peak")
+    assert peak.bounding_box()["height"] < 30 and peak.inner_text() == f"{float(peak.get_attribute('value')):.4f}"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from made import Maker, made
-from screens import drawn, settled, until
+from screens import CHAT, drawn, settled, until
 from streaming import WIDTH, streamed
 
 from klieg.explorer.desk import Desk
@@ -231,3 +231,11 @@ def test_on_a_phone_one_matrix_at_a_time_and_the_arithmetic_as_a_sheet(page, add
     page.get_by_role("button", name="next: Scale").click()
     assert step(page) == "scale"
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_no_number_of_the_arithmetic_runs_into_the_next(page, served) -> None:
+    for text in ("The cat chased the mouse", "I"):
+        drawn(page, served(Desk({"chat": CHAT})) + f"#lang=en&screen=walk&text={text}")
+        page.wait_for_selector(".card .sums td")
+        cut = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+        assert page.eval_on_selector_all(".card td, .panel h3", cut) == []

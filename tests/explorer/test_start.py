@@ -12,7 +12,7 @@ import torch
 from made import Maker, made
 from safetensors import safe_open
 from safetensors.torch import load
-from screens import settled, until
+from screens import CHAT, registered, settled, turned, until
 
 from klieg.explorer import first
 from klieg.explorer.desk import Desk
@@ -221,3 +221,58 @@ def test_a_text_is_read_by_a_model_where_a_saved_trace_was_open(page, served) ->
     page.press("#text", "Enter")
     page.wait_for_selector(".queries .label >> text=two")
     assert page.locator(".queries .label").all_inner_texts() == ["⟨s⟩", "one", "two"] and "model=random" in page.url
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "The link is about “absent”"), ("zh", "这个链接看的是“absent”")])
+def test_a_link_about_a_model_that_is_not_there_shows_no_other(page, served, language: str, words: str) -> None:
+    page.goto(served(Desk({"here": Maker("here")})) + f"#lang={language}&screen=heads&model=absent&text=one two")
+    alert = page.locator("[role=alert]")
+    alert.wait_for()
+    assert alert.inner_text().startswith(words) and "klieg serve --model" in alert.inner_text()
+    assert page.locator("main canvas").count() == 0 and "model=absent" in page.url
+    page.press("#text", "Enter")
+    settled(page)
+    assert alert.count() == 0 and page.locator(".queries .label").count() == 3 and "model=here" in page.url
+
+
+def test_back_and_forward_lead_through_the_screens(page, served) -> None:
+    page.goto(served(Desk({"chat": Maker("chat")})) + "#lang=en&screen=heads&text=one two")
+    settled(page)
+    there = "location.hash.includes(`screen=${it}&`) && document.querySelector(`[data-screen=${it}][aria-current]`)"
+    page.evaluate("window.same = true")      # until the page is loaded again
+    for key, screen in (("3", "map"), ("7", "flow")):
+        page.keyboard.press(key)
+        until(page, there, screen)
+    page.keyboard.press("]")
+    until(page, "location.hash.includes('layer=1')")     # no place of its own to come back to
+    for go, screen in ((page.go_back, "map"), (page.go_back, "heads"), (page.go_forward, "map")):
+        go()
+        until(page, there, screen)
+        settled(page)
+        assert "layer=1" in page.url and page.evaluate("window.same")
+    with page.expect_response("**/api/models"):     # an address that somebody wrote is loaded
+        page.evaluate("location.hash = location.hash.replace('layer=1', 'layer=0')")
+    settled(page)
+    assert "layer=0" in page.url
+
+
+def test_the_name_of_the_model_is_never_cut_for_its_shape(page, served) -> None:
+    page.goto(served(Desk({"chat": CHAT})) + "#lang=en&text=one two")
+    settled(page)
+    cut = {}
+    for screen in registered(page):
+        for width in (1340, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            turned(page, screen)
+            name = page.locator("header .model b")
+            if name.evaluate("e => e.scrollWidth > e.clientWidth"):
+                cut[screen, width] = name.inner_text()
+    assert cut == {}
+
+
+@pytest.mark.parametrize("screen", ["atlas", "labs"])
+def test_where_no_text_is_open_the_foot_names_each_key_once(page, served, screen: str) -> None:
+    page.goto(served(Desk({"chat": Maker("chat")})) + f"#lang=en&screen={screen}")
+    page.wait_for_selector("main > footer")
+    keys = page.locator("main > footer kbd").all_inner_texts()
+    assert len(keys) == len(set(keys)) and "?" in keys, keys

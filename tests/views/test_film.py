@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -47,6 +49,16 @@ def test_a_translation_looks_at_its_source(translation: Trace) -> None:
     cells = [mark for mark in film(strip(translation, 1, 5, "cross"), DARK, language="zh").marks if isinstance(mark, Cell)]
     assert len(cells) == 4 * len(translation.source.tokens)
     assert {cell.value for cell in cells} == {w for at in range(1, 5) for w in translation[1, "cross"].row(2, at - 1).tolist()}
+
+
+def test_no_name_of_a_key_runs_into_the_next(trace: Trace, translation: Trace) -> None:
+    for found in (strip(trace, 2, len(trace.tokens)), strip(translation, 1, 5, "cross")):
+        picture = film(found)
+        drawn = [mark for mark in picture.marks if isinstance(mark, Text) and mark.spans[0].paint.name == "key"]
+        assert len(drawn) > 2
+        for one, other in pairwise(drawn):
+            across = one.size if one.turn else one.columns * picture.medium.char * one.size / 13
+            assert (other.x - one.x) * math.sin(math.radians(abs(one.turn) or 90)) >= across
 
 
 def test_of_a_long_film_the_last_steps_are_drawn_and_its_keys_pooled(long: Trace) -> None:

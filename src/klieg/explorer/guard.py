@@ -191,8 +191,11 @@ def _failure(error: Exception) -> KliegError:
 
 
 def _no(status: int, scope: Scope, error: KliegError) -> Response:
-    """A refusal in the language of who asks."""
-    return refused(status, line(error, Request(scope)))
+    """A refusal in the language of who asks; where a browser shows it in the place of the page, as text."""
+    said = line(error, Request(scope))
+    if "text/html" in Headers(scope=scope).get("accept", ""):
+        return Response(said, status, media_type="text/plain")
+    return refused(status, said)
 
 
 def refused(status: int, line: str) -> Response:

@@ -208,7 +208,10 @@ def _named_keys(marks: list[Mark], strip: Strip, last: int, left: float, languag
         said = phrase("film pooled" if pool > 1 else "film keys", language, pool=pool, last=keys - 1)
         marks.append(Text(left, PAPER.line, said, size=12))
         return PAPER.line
-    high = 0.72 * max(width(name) for name in names) * PAPER.char + 10
+    long = [width(name) * PAPER.char * 12 / 13 for name in names]
+    high = max(long) + 10
     for n, name in enumerate(names):
-        marks.append(Text(left + (n + 0.5) * wide, high, (Span(name, Paint("key")),), size=12, turn=-45))
+        fits = long[n] < wide
+        marks.append(Text(left + (n + 0.5) * wide, high, (Span(name, Paint("key")),), "middle" if fits else "start", 12,
+                          turn=0 if fits else -90))
     return high - 4

@@ -79,7 +79,9 @@ export class Explorer {
       const { models, files } = await source.offer(signal)
       this.models = models
       this.files = files
-      if (!models.includes(this.model) && !files.includes(this.model)) this.model = files[0] ?? models[0] ?? ''
+      const wanted = this.model
+      if (!models.includes(wanted) && !files.includes(wanted)) this.model = files[0] ?? models[0] ?? ''
+      if (wanted && wanted !== this.model) throw new source.ServerError(this.words.absent(wanted, models[0] ?? ''))
       await (this.filed ? this.open(this.model) : this.run(this.text, this.written))
     })
   }

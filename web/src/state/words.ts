@@ -39,7 +39,9 @@ const en = {
   waiting: (model: string) => (model ? `${model} reads the text` : 'asking the server'),
   shipped: (model: string, text: string) => `shown meanwhile: ${model} on “${text}”, as it ships with Klieg`,
   empty: 'Type a sentence, or take an example.',
-  unreachable: 'The server does not answer. Start it again with `klieg serve`, then reload this page.',
+  unreachable: 'The server does not answer. Start it again with `klieg serve`, open the address that it prints, then reload this page.',
+  absent: (wanted: string, instead: string) =>
+    `The link is about “${wanted}”, which this server was not started with: \`klieg serve --model\` opens a model, \`klieg serve FILE\` a saved trace.${instead && ` Or press ↵, and ${instead} reads the text.`}`,
   damaged: (why: string) => `This trace cannot be read (${why}).`,
   nHeads: (n: number) => `${n} attention heads`,
   headsHelp: (shared: boolean): string => shared ? 'One cell a head; a frame shares keys and values.' : 'One cell a head.',
@@ -160,7 +162,9 @@ const zh: typeof en = {
   waiting: (model) => (model ? `${model} 正在读` : '正在询问服务器'),
   shipped: (model, text) => `先看 Klieg 自带的记录：${model} 读“${text}”`,
   empty: '输入一句话，或选一个例子。',
-  unreachable: '服务器没有应答。请用 `klieg serve` 重新启动，然后刷新本页。',
+  unreachable: '服务器没有应答。请重新运行 `klieg serve`，打开它给出的网址，再刷新本页。',
+  absent: (wanted, instead) =>
+    `这个链接看的是“${wanted}”，而服务器启动时没有打开它：模型用 \`klieg serve --model\` 打开，保存的记录用 \`klieg serve 文件\` 打开。${instead && `也可以按 ↵，改由 ${instead} 来读这段文字。`}`,
   damaged: (why) => `无法读取这份记录（${why}）。`,
   nHeads: (n) => `${n} 个注意力头`,
   headsHelp: (shared) => shared ? '每格一个头；同一外框内共用一组键与值。' : '每格一个头。',

@@ -69,7 +69,7 @@ const zh: typeof en = {
   embedded: '词嵌入',
   start: '入口',
   startHelp: '第一层之前，加上位置等，或经过归一化之后',
-  layer: '层之后',
+  layer: '第几层之后',
   toLayer: (layer) => `第 ${layer} 层`,
   cosine: '这两个',
   mean: '所有词对的平均',

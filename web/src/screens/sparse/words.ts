@@ -54,7 +54,7 @@ const zh: typeof en = {
   prediction: '在这种模式下它说什么', after: (token) => `“${token}”之后的下一个词元`,
   token: '词元', before: '稠密', later: '稀疏', points: '百分点', rank: '名次',
   divergence: '散度', kl: '比特：KL(稠密 || 稀疏)', mean: (bits) => `对所有词元平均 ${bits} 比特`,
-  certificate: (bound, output) => `稀疏的一遍精确：|行和 − 1| ≤ ${bound}，|A V − 输出| ≤ ${output}`,
+  certificate: (bound, output) => `稀疏计算同样精确：|行和 − 1| ≤ ${bound}，|A V − 输出| ≤ ${output}`,
   sentence: (kept, lost, head, most) => `保留 ${kept} 的词对，失去 ${lost} 的权重；失去最多的是头 ${head}：${most}。`,
   nothing: (kept) => `保留 ${kept} 的词对，什么也没失去。`,
   beside: '与常用模式比较', besideHelp: '点一个来试', compare: '比较', again: '重算',

@@ -34,6 +34,16 @@ test('the matrix of the step can always be read', () => {
   expect(layout(given()).matrices.map(({ cell }) => cell)).toEqual(Array(3).fill(layout(given()).matrices[0].cell))
 })
 
+test('the name of a matrix has room beside its formula, however few tokens stand below it', () => {
+  for (const columns of [1, 2, 3, 4, 5]) {
+    const { matrices, panel } = layout(given({ rows: columns, columns }))
+    matrices.forEach(({ x, w, cell }, n) => {
+      expect([w >= 176, w >= cell * columns]).toEqual([true, true])
+      expect(x + w).toBeLessThanOrEqual(n < 2 ? matrices[n + 1].x - 30 : panel.w)
+    })
+  }
+})
+
 test('where there is less room, what follows attention stands below it', () => {
   const found = layout(given({ width: 836, beside: false }))
   expect(end(found.panel)).toBe(836)

@@ -29,6 +29,7 @@ export interface Layout {
 }
 
 const GAP = 30, PAD = 18, LEAST = 34, MOST = 44, THIN = 9, CARD = 262, FLAT = 22
+const NAMED = 176                     // of a matrix with digits: its name beside its formula
 export const HEAD = 48, TITLES = 56   // of the panel: its own line; the names and bars of the matrices
 export const STREAM = 26               // the line of the residual stream and its words, above the panel
 export const UPRIGHT = 64              // the most that upright labels of columns take
@@ -95,10 +96,12 @@ function matrices({ columns, matrix }: Given, panel: number, labels: Span): (Spa
   const wide = same >= LEAST ? same : Math.max(LEAST, Math.min(MOST, Math.floor((room - 2 * columns * THIN) / columns)))
   const thin = same >= LEAST ? same : Math.max(4, Math.floor((room - wide * columns) / (2 * columns)))
   let x = from
-  const spare = Math.max(0, room - (wide + 2 * thin) * columns) / 2
+  const least = same >= LEAST ? Math.min(NAMED, Math.floor(room / 3)) : 0
+  const across = (cell: number) => Math.max(cell * columns, least)
+  const spare = Math.max(0, room - across(wide) - 2 * across(thin)) / 2
   return [0, 1, 2].map((n) => {
     const cell = n === matrix ? wide : thin
-    const span = { x, w: cell * columns, cell }
+    const span = { x, w: across(cell), cell }
     x = end(span) + GAP + spare
     return span
   })

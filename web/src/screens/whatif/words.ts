@@ -88,7 +88,7 @@ const zh: typeof en = {
   prediction: '预测', after: '其后：', last: (token) => `末词 ${token}`,
   token: '词元', before: '之前', later: '之后', points: '百分点', rank: '名次',
   divergence: '散度', kl: '比特：KL(之前 || 之后)',
-  certificate: (bound, output) => `改变后的一遍精确：|行和 − 1| ≤ ${bound}，|A V − 输出| ≤ ${output}`,
+  certificate: (bound, output) => `改变后的计算同样精确：|行和 − 1| ≤ ${bound}，|A V − 输出| ≤ ${output}`,
   unchanged: (after, token, p) => `“${after}”之后最可能是“${token}”，${p}；尚未改变。`,
   stays: (token, p, q) => `“${token}”仍最可能：之前 ${p}，之后 ${q}。`,
   overtaken: (token, p, q, first, share) => `“${token}”从 ${p} 变为 ${q}；现在最可能的是“${first}”，${share}。`,
