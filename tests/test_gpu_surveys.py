@@ -134,6 +134,19 @@ def test_without_a_log_sum_exp_it_is_found() -> None:
     torch.testing.assert_close(found.mass.cpu().double(), case.weights.sum(-1), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("usual", [torch.float16, torch.float64])
+def test_sums_are_of_float32_whatever_torch_takes_by_default(usual: torch.dtype) -> None:
+    case = CASES["causal, grouped heads"]
+    probe, = random(case.k.shape[:3], seed=5)
+    truth = case.survey(SPEC, probe=probe.to(DEVICE)).tensors()
+    torch.set_default_dtype(usual)
+    try:
+        found = case.survey(SPEC, probe=probe.to(DEVICE)).tensors()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(x.dtype == truth[name].dtype and torch.equal(x, truth[name]) for name, x in found.items())
+
+
 def test_parts_merge_to_the_whole() -> None:
     """Cut within bands, tiles and buckets."""
     case = CASES["causal, grouped heads"]
@@ -247,6 +260,7 @@ def test_what_a_forward_pass_knows_of_the_rows_is_taken() -> None:
     ({"spec": SurveySpec(top=200), "keys": 300}, "at most the 128 largest weights of a row, not 200"),
     ({"lse": torch.zeros(1, 1, N, dtype=torch.float64)}, "its log-sum-exp is in float32, not in float64"),
     ({"width": 300}, "heads of a width up to 256, not 300"),
+    ({"batch": 2**15, "heads": 2, "queries": 1, "keys": 1, "width": 1}, "up to 65535 heads of all texts together"),
     ({"mask": Mask.strided(5)}, "strides and global tokens would need a table")])
 def test_what_it_cannot_do_is_said(given: dict, why: str) -> None:
     lse, spec = given.pop("lse", None), given.pop("spec", SPEC)

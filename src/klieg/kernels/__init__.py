@@ -21,7 +21,7 @@ from torch import Tensor
 from klieg.attention import Mask
 from klieg.errors import KliegError, KliegWarning, nearest
 from klieg.kernels import backends, dense, few, fused, gpu, native, packed, short, sparse, streamed, surveys
-from klieg.kernels.surveys import Pooled, pooled, survey
+from klieg.kernels.surveys import Pooled, pooled, survey, together
 from klieg.survey import Survey, SurveySpec
 
 __all__ = ["KERNELS", "Attention", "Pooled", "attend", "choose", "pooled", "survey"]
@@ -207,6 +207,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: float | None, s
         raise KliegError(f"attend() got softcap {softcap}; expected a positive number, or None for no cap.")
     if sinks is not None and sinks.shape != (heads,):
         raise KliegError(f"attend() got sinks {tuple(sinks.shape)}; expected one for each head, ({heads},).")
+    together(q, mask, k=k, v=v, sinks=sinks, bias=bias)
     full = batch, heads, queries, keys
     if bias is not None and not _broadcasts(bias.shape, full):
         raise KliegError(f"attend() got bias {tuple(bias.shape)}; expected a shape that broadcasts to {full}.")
