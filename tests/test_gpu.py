@@ -271,6 +271,18 @@ def test_on_a_gpu_it_is_chosen_and_another_only_with_a_warning(monkeypatch: pyte
     assert choose(short.q, short.k, short.v, short.mask, **NOTHING) == "fused"
 
 
+@pytest.mark.parametrize("types", [(torch.float32, torch.float32, torch.bfloat16),
+                                   (torch.bfloat16, torch.float16, torch.float16)])
+def test_tensors_of_several_types_are_widened_before_a_kernel_is_chosen(monkeypatch: pytest.MonkeyPatch, types: tuple) -> None:
+    """Rotation may leave queries and keys in float32."""
+    def choose(*given: Tensor, **more: object) -> str:
+        raise KliegError(" ".join(str(x.dtype) for x in given[:3]))
+
+    monkeypatch.setattr("klieg.kernels.choose", choose)
+    with FakeTensorMode(), pytest.raises(KliegError, match=" ".join(["torch.float32"] * 3)):
+        attend(*(torch.empty(1, 2, 5, 8, device="cuda", dtype=dtype) for dtype in types))
+
+
 LAUNCH = """
 from klieg.attention import Mask
 from klieg.kernels import gpu
