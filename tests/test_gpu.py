@@ -252,6 +252,13 @@ def test_it_refuses_in_words(tensors: tuple[Tensor, ...], mask: Mask, why: str) 
         attend(*(x.to(DEVICE) for x in tensors), mask, kernel="gpu")
 
 
+def test_a_survey_counts_the_heads_of_all_texts() -> None:
+    """They are one axis of its launch."""
+    many = torch.zeros(1, 2, 1, 1, device=DEVICE).expand(2**15, 2, 1, 1)
+    assert gpu.refusal(many, many) == "it looks at up to 65535 heads of all texts together"
+    assert gpu.refusal(many, many, many) is gpu.refusal(many[1:], many[1:]) is None
+
+
 def test_it_says_what_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)
     assert "Triton is not installed" in gpu.refusal(*(ZEROS.to(DEVICE),) * 3)
