@@ -35,7 +35,7 @@ def stand_in(name: str, asked: list[str], base: float = 1.0) -> Callable:
     def run(q: Tensor, k: Tensor, v: Tensor, *given: object, scale: float) -> tuple[Tensor, Tensor]:
         asked.append(name)
         causal, bias = given[1 if name == "flash" else 3], None if name == "flash" else given[0]
-        seen = torch.ones(*q.shape[:3], k.shape[2], dtype=torch.bool)
+        seen = torch.ones(*q.shape[:3], k.shape[2], dtype=torch.bool, device=q.device)
         seen = seen.tril() if causal else seen
         if name == "efficient":
             assert k.shape[1] == q.shape[1] and not (bias is not None and causal)
@@ -127,6 +127,38 @@ def test_they_refuse_in_words(asked: list[str], monkeypatch: pytest.MonkeyPatch,
     x = torch.randn(1, 2, 6, 16)
     with pytest.raises(KliegError, match=f"the fused kernel cannot do this call: .*{why}"):
         attend(x, x, x, mask, kernel="fused", **given)
+
+
+@pytest.mark.parametrize(("shape", "mask", "copies"), [
+    ((1, 4, 1, 6), CAUSAL, 4), ((1, 4, 6, 6), Mask.padding(torch.ones(2, 6)), 8), ((1, 1, 1, 6), CAUSAL, 1),
+    ((2, 1, 1, 1), Mask.explicit(torch.ones(1, 4, 6, 6)), 8), ((1, 4, 1, 1), Mask.explicit(torch.ones(2, 4, 6, 6)), 8)])
+def test_a_bias_of_every_head_is_counted_as_it_is_written_out(asked: list[str], monkeypatch: pytest.MonkeyPatch,
+                                                              shape: tuple[int, ...], mask: Mask, copies: int) -> None:
+    """A few numbers for each head, as ALiBi's, become a table for each."""
+    x, given = torch.randn(2, 4, 6, 16), {**NOTHING, "bias": torch.zeros(shape)}
+    monkeypatch.setattr(backends, "LARGEST_MASK", copies * 36)
+    assert backends.refusal(x, x, x, mask, **given) is None
+    monkeypatch.setattr(backends, "LARGEST_MASK", copies * 36 - 1)
+    assert "written out as an N x N tensor" in backends.refusal(x, x, x, mask, **given)
+
+
+def test_the_first_use_does_not_mind_another_default_device(asked: list[str]) -> None:
+    """Notebooks set it to the GPU; here it is one that has no numbers."""
+    x = torch.randn(1, 2, 6, 16)
+    usual = attend(x, x, x, CAUSAL, kernel="fused").output
+    backends._found.clear()
+    with torch.device("meta"):
+        assert torch.equal(attend(x, x, x, CAUSAL, kernel="fused").output, usual)
+    assert backends._found[("cudnn", x.device, x.dtype)]
+
+
+def test_nothing_is_compared_nor_kept_while_a_graph_is_recorded(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison waits for the device, which would end the recording, and be held against the kernel."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(backends, "_compared", lambda *given: False)
+    assert backends._right("cudnn", torch.device("cuda", 0), torch.bfloat16) and backends._found == {}
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert not backends._right("cudnn", torch.device("cuda", 0), torch.bfloat16)
 
 
 def test_each_gets_what_it_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,20 @@ def test_inputs_may_lie_anyhow_and_what_nobody_sees_is_not_read() -> None:
 
 
 @pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("sinks", [torch.tensor([[1.0, 9.0], [-2.0, 7.0]])[:, 0], torch.tensor(1.5).expand(2)],
+                         ids=["a column", "one for all"])
+def test_sinks_and_padding_may_lie_anyhow(sinks: Tensor) -> None:
+    real = torch.stack([torch.arange(37) % 5 > 0, torch.arange(37) % 3 > 0], 1).T
+    exact = call("causal", batch=2, heads=2, groups=1, queries=37, keys=37, width=20)
+    here = there(replace(exact, mask=Mask.causal() & Mask.padding(real.contiguous())))
+    found = attend(here.q, here.k, here.v, Mask.causal() & Mask.padding(real.to(DEVICE)), sinks=sinks.to(DEVICE), kernel="gpu")
+    truth, lse = formula(exact.q, exact.k, exact.v, exact.seen & real[:, None, None], scale=20**-0.5, softcap=None,
+                         sinks=sinks.double(), bias=None)
+    torch.testing.assert_close(found.output.cpu().double(), truth, atol=2e-6, rtol=0)
+    torch.testing.assert_close(found.lse.cpu().double(), lse, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(("mask", "option", "dtype"), [
     ("causal", "none", torch.float32), ("causal", "none", torch.float16), ("none", "all", torch.float32),
     ("window", "none", torch.float32), ("causal left padding", "row of bias", torch.float32),
@@ -214,6 +228,17 @@ def test_tables_of_a_mask_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(asked) == 2
 
 
+def test_what_is_made_while_a_graph_is_recorded_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no numbers before the graph runs, and none ever if the recording fails."""
+    card, records = torch.device("cuda", 0), iter([True, True, False, False])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: next(records))
+    monkeypatch.setattr(visible, "_build", lambda *given: object())
+    visible._untabled.cache_clear()
+    made = [visible.seen(Mask.window(3), range(4), range(4), card) for _ in range(4)]
+    visible._untabled.cache_clear()
+    assert len({id(each) for each in made[:3]}) == 3 and made[2] is made[3]
+
+
 ZEROS = torch.zeros(1, 2, 5, 8)
 
 
@@ -221,10 +246,17 @@ ZEROS = torch.zeros(1, 2, 5, 8)
     ((ZEROS.double(),) * 3, Mask(), "q, k and v of one type, bfloat16, float16 or float32, not float64"),
     ((torch.zeros(1, 2, 5, 257),) * 3, Mask(), "heads of a width up to 256, not 257"),
     ((ZEROS,) * 3, Mask.strided(3), "strides and global tokens would need a table"),
-    ((ZEROS,) * 3, Mask.padding(torch.ones(1, 5, device="meta")), "q is on .* and other tensors are on meta")])
+    ((torch.zeros(1, 2, 1, 1).expand(2**16, 2, 1, 1),) * 3, Mask(), "up to 65535 texts and heads")])
 def test_it_refuses_in_words(tensors: tuple[Tensor, ...], mask: Mask, why: str) -> None:
     with pytest.raises(KliegError, match=f"the gpu kernel cannot do this call: .*{why}"):
         attend(*(x.to(DEVICE) for x in tensors), mask, kernel="gpu")
+
+
+def test_a_survey_counts_the_heads_of_all_texts() -> None:
+    """They are one axis of its launch."""
+    many = torch.zeros(1, 2, 1, 1, device=DEVICE).expand(2**15, 2, 1, 1)
+    assert gpu.refusal(many, many) == "it looks at up to 65535 heads of all texts together"
+    assert gpu.refusal(many, many, many) is gpu.refusal(many[1:], many[1:]) is None
 
 
 def test_it_says_what_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +276,18 @@ def test_on_a_gpu_it_is_chosen_and_another_only_with_a_warning(monkeypatch: pyte
             assert choose(wide, wide, wide, Mask.causal(), **NOTHING) == "dense"
     short = call("causal").at(torch.float32)
     assert choose(short.q, short.k, short.v, short.mask, **NOTHING) == "fused"
+
+
+@pytest.mark.parametrize("types", [(torch.float32, torch.float32, torch.bfloat16),
+                                   (torch.bfloat16, torch.float16, torch.float16)])
+def test_tensors_of_several_types_are_widened_before_a_kernel_is_chosen(monkeypatch: pytest.MonkeyPatch, types: tuple) -> None:
+    """Rotation may leave queries and keys in float32."""
+    def choose(*given: Tensor, **more: object) -> str:
+        raise KliegError(" ".join(str(x.dtype) for x in given[:3]))
+
+    monkeypatch.setattr("klieg.kernels.choose", choose)
+    with FakeTensorMode(), pytest.raises(KliegError, match=" ".join(["torch.float32"] * 3)):
+        attend(*(torch.empty(1, 2, 5, 8, device="cuda", dtype=dtype) for dtype in types))
 
 
 LAUNCH = """

@@ -134,6 +134,19 @@ def test_without_a_log_sum_exp_it_is_found() -> None:
     torch.testing.assert_close(found.mass.cpu().double(), case.weights.sum(-1), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("usual", [torch.float16, torch.float64])
+def test_sums_are_of_float32_whatever_torch_takes_by_default(usual: torch.dtype) -> None:
+    case = CASES["causal, grouped heads"]
+    probe, = random(case.k.shape[:3], seed=5)
+    truth = case.survey(SPEC, probe=probe.to(DEVICE)).tensors()
+    torch.set_default_dtype(usual)
+    try:
+        found = case.survey(SPEC, probe=probe.to(DEVICE)).tensors()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(x.dtype == truth[name].dtype and torch.equal(x, truth[name]) for name, x in found.items())
+
+
 def test_parts_merge_to_the_whole() -> None:
     """Cut within bands, tiles and buckets."""
     case = CASES["causal, grouped heads"]

@@ -39,7 +39,7 @@ for (const file of process.argv.slice(1)) {
   const { WORDS } = await server.ssrLoadModule('/' + file)
   found[file] = Object.fromEntries(['en', 'zh'].map((language) => [language, Object.fromEntries(leaves(WORDS[language], ''))]))
 }
-console.log(JSON.stringify(found))
+await new Promise((done) => process.stdout.write(JSON.stringify(found), done))     // a pipe takes it piece by piece
 await server.close()
 process.exit(0)
 """

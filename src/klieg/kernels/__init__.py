@@ -21,7 +21,7 @@ from torch import Tensor
 from klieg.attention import Mask
 from klieg.errors import KliegError, KliegWarning, nearest
 from klieg.kernels import backends, dense, few, fused, gpu, native, packed, short, sparse, streamed, surveys
-from klieg.kernels.surveys import Pooled, pooled, survey
+from klieg.kernels.surveys import Pooled, pooled, survey, together
 from klieg.survey import Survey, SurveySpec
 
 __all__ = ["KERNELS", "Attention", "Pooled", "attend", "choose", "pooled", "survey"]
@@ -76,14 +76,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     if bias is not None and bias.ndim < 4:
         bias = bias[(None,) * (4 - bias.ndim)]
     dtype, named, there = v.dtype, kernel, q.device.type == "cuda"
+    if not q.dtype == k.dtype == dtype:
+        q, k, v = _widened(q, k, v, torch.promote_types(torch.promote_types(q.dtype, k.dtype), dtype))
     if kernel is None and there:
         kernel = choose(q, k, v, mask, softcap=softcap, sinks=sinks, bias=bias, surveyed=survey is not None)
     elif kernel is None and survey is None and _reads("short", q, k, v, mask, softcap, sinks, bias):
         kernel = "short"
     as_it_is = (there or survey is None) and _reads(kernel, q, k, v, mask, softcap, sinks, bias)
-    if not as_it_is and not q.dtype == k.dtype == dtype == torch.float32:
-        wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.promote_types(dtype, torch.float32))
-        q, k, v = q.to(wide), k.to(wide), v.to(wide)
+    if not as_it_is:
+        q, k, v = _widened(q, k, v, torch.promote_types(q.dtype, torch.float32))
     scale = q.shape[3] ** -0.5 if scale is None else scale
     if scale <= 0:
         # The fused kernel multiplies minus infinity by it. A changed sign is exact in every type.
@@ -98,6 +99,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
         maker = "streamed" if kernel == "streamed" else "gpu" if named == "gpu" else None
         found = surveys.survey(q, k, lse, mask, survey, scale=scale, softcap=softcap, bias=bias, kernel=maker, lines=lines)
     return Attention(output if output.dtype == dtype else output.to(dtype), lse, found, kernel)
+
+
+def _widened(q: Tensor, k: Tensor, v: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return q.to(wide), k.to(wide), v.to(wide)
 
 
 def _run(kernel: str, q: Tensor, k: Tensor, v: Tensor, mask: Mask, spec: SurveySpec | None, *, scale: float,
@@ -207,6 +212,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Mask, softcap: float | None, s
         raise KliegError(f"attend() got softcap {softcap}; expected a positive number, or None for no cap.")
     if sinks is not None and sinks.shape != (heads,):
         raise KliegError(f"attend() got sinks {tuple(sinks.shape)}; expected one for each head, ({heads},).")
+    together(q, mask, k=k, v=v, sinks=sinks, bias=bias)
     full = batch, heads, queries, keys
     if bias is not None and not _broadcasts(bias.shape, full):
         raise KliegError(f"attend() got bias {tuple(bias.shape)}; expected a shape that broadcasts to {full}.")

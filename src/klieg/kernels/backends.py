@@ -63,7 +63,7 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, softcap: float | Non
         return "it gives the bias no gradient"
     queries, keys = q.shape[2], k.shape[2]
     if (bias is not None or not plain(needed(mask, queries, keys), queries, keys)) and (
-            copies(mask) * queries * keys > LARGEST_MASK):
+            copies(mask, bias) * queries * keys > LARGEST_MASK):
         return "this mask would be written out as an N x N tensor"
     return None if _backend(q, k, v, mask, bias) else "PyTorch has no fused kernel for such tensors on this device"
 
@@ -136,14 +136,14 @@ def _run(name: str, q: Tensor, k: Tensor, v: Tensor, additive: Tensor | None, ca
 def _right(name: str, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a kernel gives output and log-sum-exp of a small call as the formula does; found out at its first use."""
     known = name, device, dtype
-    if known not in _found and not torch.compiler.is_compiling():
+    if known not in _found and not torch.compiler.is_compiling() and not _recording(device):
         _found[known] = _compared(*known)
     return _found.get(known, True)
 
 
 def _compared(name: str, device: torch.device, dtype: torch.dtype) -> bool:
     random, scale = torch.Generator().manual_seed(0), 0.3
-    q, k, v = (torch.randn(1, 2, 40, 64, generator=random).to(dtype) for _ in range(3))
+    q, k, v = (torch.randn(1, 2, 40, 64, generator=random, device="cpu").to(dtype) for _ in range(3))
     s = hide(scores(q.double(), k.double(), scale=scale), Mask.causal())
     lse = log_sum_exp(s)
     truth = output(weights(s, lse), v.double()), lse
@@ -166,7 +166,7 @@ def _compared(name: str, device: torch.device, dtype: torch.dtype) -> bool:
 
 def _table(mask: Mask, queries: int, keys: int, q: Tensor) -> _Table:
     # What is made while a graph is recorded exists only when that runs.
-    if torch.compiler.is_compiling() or (q.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if torch.compiler.is_compiling() or _recording(q.device):
         return _build(mask, queries, keys, q)
     shape = queries, keys, q.dtype, q.device
     known = _tables.get(mask)
@@ -183,6 +183,11 @@ def _build(mask: Mask, queries: int, keys: int, q: Tensor) -> _Table:
         blind = ~seen.any(-1)
         seen = seen | blind[..., None]
     return _Table(_aligned(torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill(~seen, -torch.inf)), blind)
+
+
+def _recording(device: torch.device) -> bool:
+    """Whether calls on the device are recorded for a CUDA graph now, and nothing can be waited for."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _every(keys: int, device: torch.device) -> Tensor:

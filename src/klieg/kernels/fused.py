@@ -10,6 +10,7 @@ and a mask gets no gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from weakref import WeakKeyDictionary
 
 import torch
@@ -93,11 +94,11 @@ def plain(rules: Mask, queries: int, keys: int) -> bool:
     return len(rules.rules) == 0 or (queries == keys and all(rule.kind == "causal" for rule in rules.rules))
 
 
-def copies(mask: Mask) -> int:
-    """In how many copies a mask over queries and keys is written out: at most batch times heads."""
-    copies = [len(rule.table) * (rule.table.shape[1] if rule.kind == "explicit" else 1)
-              for rule in mask.rules if rule.table is not None]
-    return max(copies, default=1)
+def copies(mask: Mask, bias: Tensor | None = None) -> int:
+    """In how many copies a mask over queries and keys is written out, together with a bias: at most batch times heads."""
+    lead = [(len(rule.table), rule.table.shape[1] if rule.kind == "explicit" else 1)
+            for rule in mask.rules if rule.table is not None]
+    return prod(torch.broadcast_shapes((1, 1), *lead, *([] if bias is None else [bias.shape[:2]])))
 
 
 def _prepare(mask: Mask, queries: int, keys: int, dtype: torch.dtype) -> _Prepared:

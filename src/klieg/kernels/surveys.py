@@ -52,6 +52,7 @@ def survey(q: Tensor, k: Tensor, lse: Tensor | None, mask: Mask, spec: SurveySpe
     `lines` are statistics of the rows that the forward pass on the GPU had by the way.
     """
     part = _Part.of(q, k, lse, mask, scale, softcap, bias, rows, keys, shape)
+    together(q, sinks=sinks, probe=probe)
     if kernel is None and part.pieced:
         return part.widened(lse).pieced_survey(spec, lse, sinks, probe)
     kernel, part = _maker(part, lse, spec.top, kernel)
@@ -157,6 +158,13 @@ def received(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, scale: float | No
             part.walked_survey(spec, lse, None)).received
 
 
+def together(q: Tensor, mask: Mask = gpu.EVERYTHING, **others: Tensor | None) -> None:
+    """KliegError unless the other tensors of a call, by name, and the tables of its mask are where q is."""
+    for name, x in (*others.items(), *((f"Mask.{rule.kind}()", rule.table) for rule in mask.rules)):
+        if x is not None and x.device != q.device:
+            raise KliegError(f"q is on {q.device} and {name} is on {x.device}; move all tensors to one device.")
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """A part of a map and where it lies: rows and keys of the whole, which has queries by `total` keys."""
@@ -176,6 +184,7 @@ class _Part:
         if not fits or (lse is not None and lse.shape != q.shape[:3]):
             raise KliegError(f"a survey got q {tuple(q.shape)}, k {tuple(k.shape)}, lse {lse is not None and tuple(lse.shape)} "
                              f"for rows {rows.start}:{rows.stop} and keys {keys.start}:{keys.stop}; expected as many of each.")
+        together(q, mask, k=k, lse=lse, bias=bias)
         bias = None if bias is None else bias[(None,) * (4 - bias.ndim)]
         scores = Scores(q, k, mask, q.shape[3] ** -0.5 if scale is None else scale, softcap, bias,
                         total - queries + rows.start, keys.start)

@@ -9,8 +9,11 @@ before Triton is imported: right to the digit, thousands of times too slow, and 
 from __future__ import annotations
 
 import os
-from functools import cache
+import sys
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib.util import find_spec
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,8 +26,14 @@ TYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDEST = 256
 EVERYTHING = Mask()
 
+# Bytes of shared memory for a program from which on the tiles that suit Hopper fit. The cards of compute capability 8.6,
+# 8.9 and 12.0 have 99 KB and get smaller tiles; tests/test_cards.py has all of them compiled for each.
+ROOMY = 160 * 2**10
+
 # What a launch can count of texts and of heads.
 _MANY = 65535
+
+A, B, P = TypeVar("A", bound=Tensor | Scores), TypeVar("B"), ParamSpec("P")
 
 
 def interpreted() -> bool:
@@ -36,9 +45,6 @@ def refusal(q: Tensor, k: Tensor, v: Tensor | None = None, mask: Mask = EVERYTHI
     """Why the kernel cannot do this call; None if it can. `others` are sinks and bias. Imports no Triton."""
     if why := _missing(q.device):
         return why
-    given = [x for x in (q, k, v, *others, *(rule.table for rule in mask.rules)) if x is not None]
-    if elsewhere := {str(x.device) for x in given} - {str(q.device)}:
-        return f"q is on {q.device} and other tensors are on {', '.join(sorted(elsewhere))}"
     types = {x.dtype for x in (q, k, v) if x is not None}
     if len(types) > 1 or q.dtype not in TYPES:
         names = ", ".join(sorted(str(x).removeprefix("torch.") for x in types))
@@ -46,6 +52,8 @@ def refusal(q: Tensor, k: Tensor, v: Tensor | None = None, mask: Mask = EVERYTHI
     widest = max(q.shape[3], k.shape[3] if v is None else v.shape[3])
     if widest > WIDEST:
         return f"it takes heads of a width up to {WIDEST}, not {widest}"
+    if v is None and q.shape[0] * q.shape[1] > _MANY:
+        return f"it looks at up to {_MANY} heads of all texts together"
     if max(q.shape[:2]) > _MANY:
         return f"it takes up to {_MANY} texts and heads"
     return "strides and global tokens would need a table of all pairs" if mask.scattered else None
@@ -66,6 +74,21 @@ def _too_old(device: torch.device) -> str | None:
         return "it is made for GPUs of NVIDIA"
     major, minor = torch.cuda.get_device_capability(device)
     return None if major >= 8 else f"the GPU has compute capability {major}.{minor}, and it needs 8.0"
+
+
+@cache
+def space(device: torch.device) -> int:
+    """Bytes of shared memory that a program may take there; on a CPU, where kernels are interpreted, as many as it likes."""
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin if device.type == "cuda" else sys.maxsize
+
+
+def on_its_card(launch: Callable[Concatenate[A, P], B]) -> Callable[Concatenate[A, P], B]:
+    """Triton launches on torch's current device: while this function runs, that is the one of its first tensor."""
+    @wraps(launch)
+    def run(first: A, *given: P.args, **more: P.kwargs) -> B:
+        with torch.cuda.device_of(first.q if isinstance(first, Scores) else first):
+            return launch(first, *given, **more)
+    return run
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, sinks: Tensor | None,

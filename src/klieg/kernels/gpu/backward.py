@@ -14,19 +14,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from klieg.kernels.gpu import ROOMY, on_its_card, space
 from klieg.kernels.gpu.scores import LOG2E, arguments, load_tile, padded, place, score_tile, store_tile
 from klieg.kernels.gpu.visible import partial_tile, partial_tiles, reach, span_of, tabled
 from klieg.tiles import Scores
 
 
-def tiles(width: int, dtype: torch.dtype) -> tuple[int, int, dict[str, int]]:
+def tiles(width: int, dtype: torch.dtype, shared: int) -> tuple[int, int, dict[str, int]]:
     """Lines of the tile that a program keeps and of those that it walks over, and its warps and tiles on their way, for
-    the wider of q and v. The kept one has the 64 lines that Hopper's matrix unit wants."""
+    the wider of q and v, and bytes of shared memory. The kept one has the 64 lines that Hopper's matrix unit wants."""
+    less = 2 if width > 128 and shared < ROOMY else 1
     if dtype == torch.float32:
-        return (32, 32, {"num_warps": 4, "num_stages": 1}) if width <= 64 else (32, 16, {"num_warps": 8, "num_stages": 1})
-    return 64, 32, {"num_warps": 4 if width <= 64 else 8, "num_stages": 2 if width <= 128 else 1}
+        small, wide = {"num_warps": 4, "num_stages": 1}, {"num_warps": 8, "num_stages": 1}
+        return (32, 32, small) if width <= 64 else (32 // less, 16, wide)
+    return 64, 32 // less, {"num_warps": 4 if width <= 64 else 8, "num_stages": 2 if width <= 128 else 1}
 
 
+@on_its_card
 def delta(output: Tensor, d_output: Tensor) -> Tensor:
     """(b, h, i), float32: what a row's weights lose together, the sum of output times its gradient."""
     batch, heads, queries, width = output.shape
@@ -37,6 +41,7 @@ def delta(output: Tensor, d_output: Tensor) -> Tensor:
     return found
 
 
+@on_its_card
 def compute(scores: Scores, v: Tensor, lse: Tensor, d_output: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q (b, h, i, d), k (b, g, j, d) and v (b, g, j, e), in their types."""
     q, k = scores.q, scores.k
@@ -51,6 +56,7 @@ def compute(scores: Scores, v: Tensor, lse: Tensor, d_output: Tensor, delta: Ten
     return d_q, d_k, d_v
 
 
+@on_its_card
 def of_bias(scores: Scores, v: Tensor, lse: Tensor, d_output: Tensor, delta: Tensor) -> Tensor:
     """The gradient of the bias (b or 1, h or 1, i or 1, j or 1), float32."""
     q, bias = scores.q, scores.bias
@@ -69,7 +75,7 @@ def of_bias(scores: Scores, v: Tensor, lse: Tensor, d_output: Tensor, delta: Ten
 def _arguments(scores: Scores, v: Tensor, lse: Tensor, d_output: Tensor, delta: Tensor) -> tuple[dict, int, int]:
     """What all three kernels are told, and the lines of the tiles that they keep and walk over."""
     width, values = scores.q.shape[3], v.shape[3]
-    kept, walked, more = tiles(max(width, values), scores.q.dtype)
+    kept, walked, more = tiles(max(width, values), scores.q.dtype, space(scores.q.device))
     given = {**arguments(scores), **more, "v": (v, *v.stride()[:3]), "lse": lse, "delta": delta,
              "d_output": (d_output, *d_output.stride()[:3]), "steepness": scores.scale, "PADDED": padded(width),
              "VALUES": values, "VALUES_PADDED": padded(values)}

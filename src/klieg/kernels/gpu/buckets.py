@@ -100,7 +100,8 @@ class Pool:
         self._bucket = [torch.arange(len(edges) - 1, dtype=torch.int32, device=device).repeat_interleave(
             edges.diff(), output_size=count) for edges, count in zip(self._edges, (row_edges[-1], key_edges[-1]), strict=True)]
         # What no band reaches is 0.
-        self._total, self._most = torch.zeros(2, lead[0] * lead[1], bands + self._cells[0], self._cells[1], device=device)
+        self._total, self._most = torch.zeros(2, lead[0] * lead[1], bands + self._cells[0], self._cells[1],
+                                              dtype=torch.float32, device=device)
 
     def arguments(self) -> tuple:
         """What pooled() is told."""
@@ -108,7 +109,7 @@ class Pool:
 
     def united(self) -> tuple[Tensor, Tensor]:
         """Sums and maxima of every bucket: (b, h, R, C)."""
-        found = torch.empty(2, *self._lead, *self._cells, device=self._total.device)
+        found = self._total.new_empty(2, *self._lead, *self._cells)
         grid = self._cells[0], len(self._total), triton.cdiv(self._cells[1], CELLS)
         _united[grid](self._total, self._most, self._edges[0], *self._total.shape[1:], *found, ROWS=self._rows, CELLS=CELLS,
                       enable_fp_fusion=True)

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from klieg.kernels.gpu import ROOMY, on_its_card, space
 from klieg.kernels.gpu.scores import LN2, LOG2E, arguments, load_tile, padded, place, score_tile, store_tile
 from klieg.kernels.gpu.visible import partial_tile, partial_tiles, reach, span_of, tabled
 from klieg.tiles import Scores
@@ -24,21 +25,23 @@ from klieg.tiles import Scores
 STATISTICS = ("max", "mass", "entropy", "first", "own", "distance_sum")
 
 
-def tiles(queries: int, width: int, dtype: torch.dtype, dressed: bool) -> dict[str, int]:
+def tiles(queries: int, width: int, dtype: torch.dtype, dressed: bool, shared: int) -> dict[str, int]:
     """Queries and keys of a tile, warps of a program and tiles on their way, for the wider of q and v; dressed: with a
-    cap or a bias, which need registers too. All but the widest fit Hopper's, as its compiler says."""
+    cap or a bias, which need registers too; shared: bytes of shared memory. All but the widest fit Hopper's registers, as
+    its compiler says."""
     if dtype == torch.float32:
         # Without tensor cores both operands are in registers.
         rows, keys, warps, stages = (32, 32, 4, 1) if width <= 64 else (32, 16, 8, 1)
     elif width <= 128:
-        rows, keys, warps, stages = 128, 32 if dressed else 64, 8, 3
+        rows, keys, warps, stages = 128, 32 if dressed else 64, 8, 3 if shared >= ROOMY else 2
     else:
-        rows, keys, warps, stages = 64, 64, 8, 2
+        rows, keys, warps, stages = 64, 64 if shared >= ROOMY else 32, 8, 2
     if queries <= 16:
         rows, warps = 16, 4
     return {"ROWS": rows, "KEYS": keys, "num_warps": warps, "num_stages": stages}
 
 
+@on_its_card
 def compute(scores: Scores, v: Tensor, sinks: Tensor | None, *, statistics: bool) -> tuple[Tensor, dict[str, Tensor]]:
     """Output (b, h, i, e) in the type of v, and by name lse and, if asked for, STATISTICS: (b, h, i), float32, nats.
 
@@ -54,8 +57,9 @@ def compute(scores: Scores, v: Tensor, sinks: Tensor | None, *, statistics: bool
     found = {name: q.new_empty(q.shape[:3], dtype=torch.float32) for name in names}
     room = tuple(found.get(name) for name in STATISTICS)
     dressed = scores.softcap is not None or scores.bias is not None
-    size = tiles(queries, max(width, v.shape[3]), q.dtype, dressed)
+    size = tiles(queries, max(width, v.shape[3]), q.dtype, dressed, space(q.device))
     grid = triton.cdiv(queries, size["ROWS"]), heads, batch
+    sinks = None if sinks is None else sinks.contiguous()
     _forward[grid](**arguments(scores), v=(v, *v.stride()[:3]), sinks=sinks, output=(output, *output.stride()[:3]),
                    lse=found["lse"], statistics=room, PADDED=padded(width), VALUES=v.shape[3],
                    VALUES_PADDED=padded(v.shape[3]), **size, enable_fp_fusion=True)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from klieg.kernels.gpu import ready
+from klieg.kernels.gpu import on_its_card, ready
 from klieg.kernels.gpu.bins import alike_until, by_distance, in_one_bin, store_bins
 from klieg.kernels.gpu.buckets import Pool, closed, opened, pooled, stored
 from klieg.kernels.gpu.largest import HIDDEN, Tops, insert, none_yet
@@ -186,6 +186,7 @@ def _sweep(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
         stored(sums, peaks, bucket, band, rows, queries, pool)
 
 
+@on_its_card
 @torch.no_grad()
 def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None = None,
             lines: dict[str, Tensor] | None = None, columns: bool = False) -> dict[str, Tensor]:
@@ -204,20 +205,20 @@ def compute(scores: Scores, wanted: Wanted, lse: Tensor, *, probe: Tensor | None
     step, bins, columns = bands, 0, columns or wanted.sums
     if columns:
         step = max(1, min(bands, max(WORKSPACE, q.numel() // 8) // (every * keys)))
-        found["received"] = torch.zeros(batch, heads, keys, device=q.device)
-        asked["columns"] = (torch.empty(every * step * keys, device=q.device),
-                            torch.empty(2 * every * step, dtype=torch.int32, device=q.device))
+        found["received"] = q.new_zeros(batch, heads, keys, dtype=torch.float32)
+        asked["columns"] = (q.new_empty(every * step * keys, dtype=torch.float32),
+                            q.new_empty(2 * every * step, dtype=torch.int32))
     if wanted.sums:
         bins = triton.next_power_of_2(wanted.bins)
-        asked["histogram"] = torch.empty(every, bands, bins, device=q.device), wanted.bins, bands
-        found |= {name: torch.empty(rows, dtype=torch.float64, device=q.device) for name in MOMENTS}
+        asked["histogram"] = q.new_empty(every, bands, bins, dtype=torch.float32), wanted.bins, bands
+        found |= {name: q.new_empty(rows, dtype=torch.float64) for name in MOMENTS}
         asked["distances"] = tuple(found[name] for name in MOMENTS)
         if lines is None:
-            found |= {name: torch.empty(rows, device=q.device) for name in LINES}
+            found |= {name: q.new_empty(rows, dtype=torch.float32) for name in LINES}
             asked["lines"] = tuple(found[name] for name in LINES)
     if probe is not None:
         probe = probe.float().contiguous()
-        found["probed"] = torch.empty(rows, device=q.device)
+        found["probed"] = q.new_empty(rows, dtype=torch.float32)
         asked["probe"] = probe, probe.stride(0), probe.stride(1), found["probed"]
     if wanted.row_edges:
         pool = Pool((batch, heads), wanted.row_edges, wanted.key_edges, size["ROWS"], q.device)

@@ -13,21 +13,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from klieg.kernels.gpu import ready
+from klieg.kernels.gpu import ROOMY, on_its_card, ready, space
 from klieg.kernels.gpu.lines import NOTHING
 from klieg.kernels.gpu.scores import LOG2E, arguments, biased, capped, load_tile, padded, place
 from klieg.kernels.gpu.visible import in_tables, span_of
 from klieg.tiles import Scores
 
 # Queries and keys in a block, and the warps that share it, so that its numbers stay in registers: of heads up to 128
-# wide, of wider ones or long lists of the largest weights, and of float32, which no matrix unit multiplies exactly.
+# wide, of wider ones or long lists of the largest weights, and of float32, which no matrix unit multiplies exactly. A
+# card with little shared memory takes half of the keys of heads wider than 128.
 BLOCKS, WIDE_BLOCKS, FLOAT_BLOCKS = (128, 64, 8), (64, 64, 8), (32, 32, 4)
 
 
 def blocks(q: Tensor, top: int = 0) -> dict[str, int]:
     """The block that suits the type and the width of q (b, h, i, d), and lists of `top` weights."""
-    size = FLOAT_BLOCKS if q.element_size() > 2 else WIDE_BLOCKS if q.shape[3] > 128 or top > 32 else BLOCKS
-    return dict(zip(("ROWS", "KEYS", "num_warps"), size, strict=True))
+    rows, keys, warps = FLOAT_BLOCKS if q.element_size() > 2 else WIDE_BLOCKS if q.shape[3] > 128 or top > 32 else BLOCKS
+    return {"ROWS": rows, "KEYS": keys // 2 if q.shape[3] > 128 and space(q.device) < ROOMY else keys, "num_warps": warps}
 
 
 @triton.jit
@@ -77,6 +78,7 @@ def _block(q: tl.tuple, k: tl.tuple, row_spans: tl.tuple, key_spans: tl.tuple, t
     tl.store(found + line[:, None] * keys + here[None, :], tl.exp2(bits - logs[:, None]), mask=inside)
 
 
+@on_its_card
 @torch.no_grad()
 def tile(scores: Scores, lse: Tensor) -> Tensor:
     """The weights (b, h, i, j), float32, of a part of a map with the lse (b, h, i) of its rows."""

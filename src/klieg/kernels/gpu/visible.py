@@ -60,6 +60,8 @@ _known: WeakKeyDictionary[Mask, tuple[tuple, Seen]] = WeakKeyDictionary()
 
 def seen(mask: Mask, slots: range, keys: range, device: torch.device) -> Seen:
     """The mask over these slots and keys, on the device. Reads its tables, which waits for the device, only once."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return _build(mask, slots, keys, device)        # what is made while a graph is recorded exists only when that runs
     if all(rule.table is None for rule in mask.rules):
         return _untabled(tuple((rule.kind, rule.size, rule.global_tokens) for rule in mask.rules), slots, keys, device)
     shape = slots, keys, device
@@ -92,7 +94,8 @@ def _build(mask: Mask, slots: range, keys: range, device: torch.device) -> Seen:
 def _labels(documents: tuple[Tensor, Tensor] | None, real: Tensor | None, queries: int) -> tuple[Tensor, Tensor] | None:
     """One label for each document, from 1; 0 for a padding key, which no query has."""
     if documents is None:
-        return None if real is None else (torch.ones(1, queries, dtype=torch.int32, device=real.device), real.int())
+        return None if real is None else (
+            torch.ones(1, queries, dtype=torch.int32, device=real.device), real.int().contiguous())
     rows, keys = (x.shape[1] for x in documents)
     label = torch.cat(documents, 1).unique(return_inverse=True)[1].int() + 1
     ids = label[:, :rows].contiguous(), label[:, rows:].contiguous()
