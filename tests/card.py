@@ -10,9 +10,10 @@ import ctypes
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from klieg.kernels import backends
 from klieg.kernels import gpu as kernel
 
 CARD, CPU = torch.device("cuda", 0), torch.device("cpu")
-ROOM = 8 * 2**30
+ROOM, SHARED = 8 * 2**30, 227 * 2**10
 
 # Where an argument in the processor's memory is welcome: copies, and indices.
 _MIXED = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "lift_fresh", "is_same_size"}
@@ -119,18 +120,25 @@ def present(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     for name, found in {"is_available": True, "device_count": 1, "_lazy_init": None, "mem_get_info": (ROOM, 2 * ROOM),
                         "get_device_name": "a card that is not there", "get_device_capability": (9, 0),
                         "is_current_stream_capturing": False, "is_bf16_supported": True, "current_device": 0,
-                        "synchronize": None}.items():
+                        "synchronize": None, "device_of": nullcontext(),
+                        "get_device_properties": SimpleNamespace(shared_memory_per_block_optin=SHARED)}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *given, found=found: found)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     none = {(name, CARD, type): False for name in backends._OPERATORS for type in kernel.TYPES}
     monkeypatch.setattr(backends, "_found", none)
-    kernel._too_old.cache_clear()
+    _forget()
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     with _Making(), _Computing():
         yield CARD
     torch.__future__.set_overwrite_module_params_on_conversion(before)
+    _forget()
+
+
+def _forget() -> None:
+    """What Klieg has found out about cards of that name."""
     kernel._too_old.cache_clear()
+    kernel.space.cache_clear()
 
 
 @pytest.fixture
