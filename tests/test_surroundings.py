@@ -1,9 +1,10 @@
-"""What a program does around a watch: Ctrl-C, copies of the model, blocks within blocks, autocast."""
+"""What a program does around a watch: Ctrl-C, copies of the model, blocks within blocks, products of fewer digits."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -145,7 +146,31 @@ def test_a_run_in_autocast_is_exact(llama: nn.Module, writes: bool) -> None:
         assert (call.survey.received - true.sum(2)).abs().max() < 1e-4
 
 
-def test_autocast_changes_no_number_of_a_trace(llama: nn.Module) -> None:
+@contextmanager
+def rounding(way: str) -> Iterator[None]:
+    """A program that computes its own products in fewer digits, in one of the ways that torch has."""
+    if way == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
+            yield
+        return
+    backend = torch.backends.mkldnn.matmul
+    try:
+        if way == "setting":
+            torch.set_float32_matmul_precision("medium")
+        else:
+            backend.fp32_precision = "bf16"
+        yield
+        assert backend.fp32_precision == "bf16"         # Klieg leaves it as it was
+    finally:
+        backend.fp32_precision = "ieee"
+        torch.set_float32_matmul_precision("highest")
+
+
+WAYS = ["autocast", "setting", "backend"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_rounding_changes_a_number_of_a_trace(llama: nn.Module, way: str) -> None:
     with klieg.watch(llama) as seen:
         llama(**GIVEN)
     trace: Trace = seen.trace()
@@ -159,15 +184,45 @@ def test_autocast_changes_no_number_of_a_trace(llama: nn.Module) -> None:
 
     plain = call.certify()
     before = numbers()
-    with torch.autocast("cpu", torch.bfloat16):
+    with rounding(way):
         after = numbers()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kernel", ["native", "streamed"])
-def test_autocast_changes_no_survey(kernel: str) -> None:
+def test_no_rounding_changes_a_survey(kernel: str, way: str) -> None:
     q, k = (torch.randn(1, 2, 40, 16, generator=torch.Generator().manual_seed(n)) for n in range(2))
     before = kernels.survey(q, k, None, Mask.causal(), kernel=kernel)
-    with torch.autocast("cpu", torch.bfloat16):
+    with rounding(way):
         after = kernels.survey(q, k, None, Mask.causal(), kernel=kernel)
     assert all(torch.equal(x, after.tensors()[name]) for name, x in before.tensors().items())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", ["dense", "streamed", "fused"])
+def test_no_rounding_changes_attention(kernel: str, way: str) -> None:
+    q, k, v = (torch.randn(1, 2, 40, 64, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    before = kernels.attend(q, k, v, Mask.causal(), kernel=kernel)
+    with rounding(way):
+        after = kernels.attend(q, k, v, Mask.causal(), kernel=kernel)
+    assert torch.equal(before.output, after.output) and torch.equal(before.lse, after.lse)
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_a_model_whose_products_are_rounded_is_refused_with_the_remedy(way: str) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=256, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
+                                         vocab_size=99)).eval()
+    x = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    with rounding(way):
+        if (x @ x - x.double() @ x.double()).abs().max() < 1e-3:
+            pytest.skip("this processor does not round them")
+        with pytest.raises(KliegError, match="torch was told to round the products of float32") as refused, klieg.watch(model):
+            model(torch.arange(40)[None])
+    assert "舍入" in refused.value.zh
+    with klieg.watch(model) as seen:
+        model(torch.arange(40)[None])
+    assert seen.certificate.passed

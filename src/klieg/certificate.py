@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from klieg.attention import output as product
-from klieg.device import no_autocast
+from klieg.device import full_precision
 from klieg.errors import KliegError
 from klieg.survey import Survey
 
@@ -107,7 +107,7 @@ def surveyed(survey: Survey, output: Tensor, signs: Tensor, probe: Tensor, *, la
 
 
 @torch.no_grad()
-@no_autocast()
+@full_precision()
 def recomputed(call: Call, rows: Tensor | None = None) -> Certificate:
     """The certificate of some rows (n,), int64, or of all, from q, k and lse; of row sums alone where v was not kept.
 

@@ -16,6 +16,7 @@ from klieg.errors import KliegError, first_line
 CPU = torch.device("cpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_MATMUL = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
 Place = tuple[torch.device, torch.dtype]
 T = TypeVar("T")
 
@@ -63,15 +64,48 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in said or "out of memory" in said
 
 
-@contextmanager
-def no_autocast() -> Iterator[None]:
-    """Matrix products in the types of their tensors, in a block or by a decorator.
+def narrowed(kind: str) -> bool:
+    """Whether torch would round the matrix products of float32 tensors on this kind of device: by autocast, or as it was told
+    by torch.set_float32_matmul_precision() and the settings of its backends."""
+    return torch.is_autocast_enabled(kind) or (not torch.compiler.is_compiling() and rounded())
 
-    Autocast would narrow those of which a map is made from q, k and the log-sum-exp, where a program that trains or
-    writes looks at a map in between.
-    """
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+
+def rounded() -> bool:
+    """Whether torch was told to round the factors of float32 products."""
+    return any(backend.fp32_precision in ("tf32", "bf16") for backend in _MATMUL)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products in the types of their tensors, in a block or by a decorator, whatever the program around it chose for
+    its own: a map is made of q, k and the log-sum-exp again and again, also between two steps of a training."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False), _unrounded():
         yield
+
+
+@contextmanager
+def _unrounded() -> Iterator[None]:
+    if not rounded():
+        yield
+        return
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # It was told backend by backend, and torch refuses to mix both ways.
+        kept = [backend.fp32_precision for backend in _MATMUL]
+        try:
+            for backend in _MATMUL:
+                backend.fp32_precision = "ieee"
+            yield
+        finally:
+            for backend, precision in zip(_MATMUL, kept, strict=True):
+                backend.fp32_precision = precision
+        return
+    try:
+        torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from klieg import kernels
 from klieg.attention import Mask
-from klieg.device import no_autocast
+from klieg.device import full_precision
 from klieg.errors import KliegError, first_line
 from klieg.kernels import EVERYTHING, Attention
 from klieg.kernels.surveys import USUAL
@@ -242,7 +242,7 @@ def _facing(share: _Part, k: Tensor, v: Tensor, mask: Mask) -> tuple[Tensor, Ten
 def _survey_rows(parts: list[_Part], k: Tensor, mask: Mask, spec: SurveySpec, **options: object) -> Survey:
     """The survey of this rank's rows, piece by piece."""
     total = k.shape[2]
-    with no_autocast():
+    with full_precision():
         first, *others = (kernels.survey(x.q, k, x.lse, mask, spec, bias=x.bias, rows=x.rows, shape=(total, total), **options)
                           for x in parts)
     for other in others:

@@ -26,7 +26,7 @@ from klieg.attention import Mask, scores, slots, weights
 from klieg.blocks import Stream
 from klieg.cell import Arithmetic, arithmetic
 from klieg.certificate import Certificate, joined, recomputed
-from klieg.device import no_autocast
+from klieg.device import full_precision
 from klieg.errors import KliegError
 from klieg.survey import Survey, SurveySpec
 
@@ -126,7 +126,7 @@ class Call:
         """The slot at which a query stands: its own place among the keys."""
         return self.keys - self.queries + query
 
-    @no_autocast()
+    @full_precision()
     def _scaled(self, texts: slice, heads: slice, rows: slice | Tensor, keys: slice, wide: bool = False) -> Tensor:
         """Scores before the mask: (b, h, i, j). `heads` is all of them, or one."""
         self.need("q", "k")
@@ -200,7 +200,7 @@ class Call:
         return replace(self, survey=survey(q, k, self.lse, self.mask, spec, scale=self.scale, softcap=self.softcap,
                                            bias=self.bias))
 
-    @no_autocast()
+    @full_precision()
     def stages(self, head: int, batch: int = 0) -> Stages:
         """Every step of a head's map."""
         text, one = self._one(head, batch)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from klieg.attention import Mask
+from klieg.device import full_precision, narrowed
 from klieg.errors import KliegError, KliegWarning, nearest
 from klieg.kernels import backends, dense, few, fused, gpu, native, packed, short, sparse, streamed, surveys
 from klieg.kernels.surveys import Pooled, pooled, survey, together
@@ -67,9 +68,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = EVERYTHING, *, scale: f
     carry none. A mask's tables may be read once for many calls, so make a new Mask rather than write into one. Shapes
     that do not fit raise a KliegError, and so does a named kernel that cannot do the call.
     """
-    if torch.is_autocast_enabled(q.device.type):
-        # Autocast would narrow the matrix products behind the log-sum-exp.
-        with torch.autocast(q.device.type, enabled=False):
+    if narrowed(q.device.type):
+        with full_precision():
             return attend(q, k, v, mask, scale=scale, softcap=softcap, sinks=sinks, bias=bias,
                           survey=survey, kernel=kernel)
     _check(q, k, v, mask, softcap, sinks, bias)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from klieg.attention import Mask, weights
-from klieg.device import no_autocast
+from klieg.device import full_precision
 from klieg.errors import KliegError, KliegWarning
 from klieg.kernels import gpu, native, sparse, streamed, strides, walked
 from klieg.survey import Survey, SurveySpec, edges, empty
@@ -37,7 +37,7 @@ class Pooled:
 
 
 @torch.no_grad()
-@no_autocast()
+@full_precision()
 def survey(q: Tensor, k: Tensor, lse: Tensor | None, mask: Mask, spec: SurveySpec = USUAL, *,
            scale: float | None = None, softcap: float | None = None, sinks: Tensor | None = None,
            bias: Tensor | None = None, probe: Tensor | None = None, rows: slice | None = None,
@@ -104,7 +104,7 @@ def attended(q: Tensor, k: Tensor, v: Tensor, mask: Mask, spec: SurveySpec, *, s
 
 
 @torch.no_grad()
-@no_autocast()
+@full_precision()
 def pooled(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, rows: slice, keys: slice, size: int | tuple[int, int],
            shape: tuple[int, int], scale: float | None = None, softcap: float | None = None,
            bias: Tensor | None = None, kernel: str | None = None) -> Pooled:
@@ -141,7 +141,7 @@ def tile(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, rows: slice, keys: sl
 
 
 @torch.no_grad()
-@no_autocast()
+@full_precision()
 def received(q: Tensor, k: Tensor, lse: Tensor, mask: Mask, *, scale: float | None = None, softcap: float | None = None,
              bias: Tensor | None = None, kernel: str | None = None) -> Tensor:
     """What every key gets from all queries, (b, h, j): the survey's sums of columns and nothing else, in every training

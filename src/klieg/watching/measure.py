@@ -58,6 +58,9 @@ def _why(call: Heard, certificate: Certificate) -> str:
         if not x.isfinite().all():
             at = certificate.output_at if name == "v" else certificate.row_sum_at
             return f"{whose} at {at}: its {name} holds NaN or infinity, and there is no map of that."
+    if call.rounded and call.q.dtype == torch.float32:
+        return (f"{whose} at {certificate.output_at} is not exact: torch was told to round the products of float32; call "
+                "torch.set_float32_matmul_precision(\"highest\") before the model runs.")
     try:
         certificate.check(whose)
     except KliegError as failure:

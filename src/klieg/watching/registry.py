@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from klieg.device import no_autocast
+from klieg.device import full_precision, rounded
 from klieg.watching.implementation import Shown, attention, last_lse, scale, sinks, softcap
 from klieg.watching.stacks import has_attention
 
@@ -62,6 +62,8 @@ class Heard:
     update: Update | None
     lse_by: str | None = None
     """The operator of somebody else's kernel that gave the log-sum-exp."""
+    rounded: bool = False
+    """Whether torch rounded the factors of the module's float32 products."""
 
     scale = property(lambda self: scale(self.q, self.options))
     softcap = property(lambda self: softcap(self.way, self.options))
@@ -176,13 +178,13 @@ def _run(function: Callable, name: str, way: str, module: nn.Module, query: Tens
         return function(module, query, key, value, attention_mask, *args, **options)
     with _Ear() as ear:
         found = function(module, query, key, value, attention_mask, *args, **options)
-    with torch.no_grad(), no_autocast():
+    with torch.no_grad(), full_precision():
         texts = max(query.shape[0], key.shape[0])
         q, k, v = (x.detach().expand(texts, -1, -1, -1) for x in (query, key, value))
         output = found[0].detach().reshape(texts, q.shape[2], q.shape[1], -1).transpose(1, 2)
         mask = attention_mask.known if isinstance(attention_mask, Shown) else attention_mask
         lse, operator = (last_lse.get(), None) if way == "klieg" else ear.lse(q)
-        call = Heard(module, name, way, q, k, v, mask, options, output, lse, update, operator)
+        call = Heard(module, name, way, q, k, v, mask, options, output, lse, update, operator, ear.rounded)
         for listener in listeners:
             listener.heard(call)
     return found
@@ -199,6 +201,7 @@ class _Ear(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[str, Tensor, Tensor]] = []
+        self.rounded = rounded()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -215,7 +218,7 @@ class _Ear(TorchDispatchMode):
             lse = lse[..., 0]                       # cuDNN's
         lse = lse[:, :, :q.shape[2]]                # memory-efficient attention adds rows to a multiple of 32
         same = used.shape == q.shape and used.dtype == q.dtype and lse.shape == q.shape[:3]
-        exact = q.dtype in (torch.float32, torch.float64) or q.device.type != "cpu"
+        exact = not self.rounded if q.dtype == torch.float32 else q.dtype == torch.float64 or q.device.type != "cpu"
         return (lse.detach().contiguous(), operator) if same and exact else (None, None)
 
 

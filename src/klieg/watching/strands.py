@@ -17,7 +17,7 @@ from torch import Tensor
 from klieg.attention import Mask
 from klieg.certificate import Certificate, limit, surveyed
 from klieg.certificate import joined as worst
-from klieg.device import no_autocast
+from klieg.device import full_precision
 from klieg.errors import KliegError
 from klieg.kernels import survey as survey_of
 from klieg.survey import Survey, SurveySpec
@@ -143,7 +143,7 @@ class Strand:
         return survey_of(q, k, part.lse, part.mask, replace(self.spec, map=0), scale=self.scale, softcap=self.softcap,
                          bias=part.bias)
 
-    @no_autocast()
+    @full_precision()
     def call(self, version: object, steps: int | None, known: dict) -> Call:
         """The strand as one Call. `version` names the order of texts; `known` keeps masks that layers share."""
         parts = [part for part in self.increments if steps is None or part.moment.step < steps]
