@@ -206,6 +206,7 @@ class Labels(Sequence[str]):
         """The text of the ids."""
         return self._tokenizer.decode(ids) if hasattr(self._tokenizer, "decode") else " ".join(map(str, ids))
 
+
 def read_ids(module: nn.Module, args: tuple, options: dict[str, Any], stacks: Stacks) -> dict[str, Tensor]:
     """The token ids that a pass was given, by the kind of stack that reads them."""
     given = {name: x for name, x in options.items() if name in ("input_ids", "decoder_input_ids")}
