@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gzip
@@ -134,11 +135,15 @@ def serve(desk: Desk, port: int = 8137, open_browser: bool = True, language: str
                                                timeout_graceful_shutdown=1, server_header=False, proxy_headers=False))
         if not here.is_loopback:
             say("Other machines reach this one: who has the address below gets in, and the network can read along.")
-        say(f"Klieg is at {address(key.token)} (Ctrl-C ends it)")
-        if open_browser:
-            threading.Thread(target=webbrowser.open, args=(address(key.token),), daemon=True).start()
+
+        async def served() -> None:
+            say(f"Klieg is at {address(key.token)} (Ctrl-C ends it)")
+            if open_browser:
+                threading.Thread(target=webbrowser.open, args=(address(key.token),), daemon=True).start()
+            await server.serve(sockets=[listener])
+
         with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[listener])
+            asyncio.run(served())
 
 
 def _names(host: str) -> list[str]:
