@@ -130,6 +130,8 @@ def test_the_explorer_reads_and_writes_on_a_card(llama: str, card: torch.device,
     written = [[token.id for token in writing.foreign(model, TEXT, [], 3).write(Sampling(temperature=0))]
                for model in (there._foreign, foreign.load(llama))]
     assert written[0] == written[1] and len(written[0]) == 3
+    pen = writing.foreign(there._foreign, TEXT, [], 3)
+    assert pen.step(pen.ids).device == CPU         # where the generators are by which tokens are drawn
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
