@@ -116,21 +116,21 @@ def test_in_a_narrower_type_a_model_is_watched(llama: str) -> None:
 
 
 def test_the_explorer_reads_and_writes_on_a_card(llama: str, card: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that is not of Klieg's shapes; its trace is in the processor's memory."""
+    """A model is watched there, whatever its shape; its trace is in the processor's memory."""
     monkeypatch.setattr("klieg.explorer.reader.SPEC", SurveySpec(top=0, map=0))
     there = Reader(llama, card)
-    there._foreign = foreign.load(llama, card)
+    assert there.own is None and there.foreign is not None and there.foreign.model.device == card
 
     class Turn:
         offer = staticmethod(lambda: None)
 
-    found = there._watched(TEXT, [], Turn())
+    found = there.read(TEXT, None, Turn())
     assert found.logits.device == found.calls[0].lse.device == found.calls[0].q.device == CPU
     assert found.streams and moved(found, CPU) is found
     written = [[token.id for token in writing.foreign(model, TEXT, [], 3).write(Sampling(temperature=0))]
-               for model in (there._foreign, foreign.load(llama))]
+               for model in (there.foreign, foreign.load(llama))]
     assert written[0] == written[1] and len(written[0]) == 3
-    pen = writing.foreign(there._foreign, TEXT, [], 3)
+    pen = writing.foreign(there.foreign, TEXT, [], 3)
     assert pen.step(pen.ids).device == CPU         # where the generators are by which tokens are drawn
 
 
@@ -149,6 +149,8 @@ def test_what_is_read_on_the_processor(card: torch.device, here: Path, llama: st
     (here / "text.txt").write_text(TEXT, "utf-8")
     refused(run("map", "text.txt", "-o", "map.klieg", "--device", "cuda"), "'chat' is read on the processor")
     refused(run("heads", "chat", TEXT, "--precision", "bf16"), "'chat' is read on the processor")
+    refused(run("serve", "--no-browser", "--device", "cuda"), "'chat' is read on the processor")
+    refused(run("serve", "-m", llama, "-m", "chat", "--no-browser", "--precision", "bf16"), "'chat' is read on the processor")
     refused(run("map", "text.txt", "-m", llama, "-o", "map.klieg", "--device", "gpu"), "there is no device 'gpu'")
     refused(run("map", "text.txt", "-m", llama, "-o", "map.klieg", "--precision", "int8"),
             "--precision is 'int8'; it must be one of")

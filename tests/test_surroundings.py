@@ -1,5 +1,8 @@
 """What a program does around a watch: Ctrl-C, copies of the model, blocks within blocks, products of fewer digits."""
 
+# Fixtures of another file are imported, and then named by the tests.
+# ruff: noqa: F811
+
 from __future__ import annotations
 
 import copy
@@ -10,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 from families import FAMILIES
+from test_watcher import GIVEN, _without_gradients, llama  # noqa: F401
 from torch import Tensor, nn
 
 import klieg
@@ -19,19 +23,7 @@ from klieg.errors import KliegError
 from klieg.survey import SurveySpec
 from klieg.trace import Trace
 
-GIVEN = FAMILIES["llama"].inputs()
 WRITES = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _without_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture
-def llama() -> nn.Module:
-    return FAMILIES["llama"].model()
 
 
 def interrupted(model: nn.Module, step: int, error: type[BaseException]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from klieg.errors import KliegError, first_line
 
@@ -38,6 +38,11 @@ def device(name: str) -> torch.device:
         raise KliegError(f"there is no GPU {found.index} on this machine; GPUs are counted from 0, and there are "
                          f"{torch.cuda.device_count()}.")
     return found
+
+
+def home(model: nn.Module) -> torch.device:
+    """Where a model computes: where its first numbers are; the processor if it has none."""
+    return next((x.device for x in model.parameters()), CPU)
 
 
 def moved(thing: T, device: torch.device) -> T:

@@ -243,6 +243,12 @@ def place(device: str, precision: str) -> Place:
     return found(device), PRECISIONS[precision]
 
 
+def on_the_processor(source: str, device: str, precision: str) -> None:
+    """KliegError if what is there already, or comes with Klieg, was to be computed elsewhere."""
+    if (device, precision) != ("cpu", "fp32"):
+        raise KliegError(f"{source!r} is read on the processor, in float32; leave --device and --precision away.")
+
+
 def language(given: str | None) -> str:
     """--lang, else what the system speaks."""
     if given is not None:

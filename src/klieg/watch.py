@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from klieg.beam import search
+from klieg.device import home
 from klieg.encoders import Bert
 from klieg.errors import KliegError
 from klieg.kernels import survey
@@ -163,9 +164,4 @@ def watch(model: nn.Module, top: int = 16, map: int = 64, *, bins: int = 20, sur
 
     options = Options(SurveySpec(top, map, bins) if survey else None, None if layers is None else frozenset(layers),
                       keep_qk if keep_qk is None or isinstance(keep_qk, bool) else frozenset(keep_qk), tokenizer, on_call)
-    return (StreamWatched if streams else Watched)(model, options, Store(folder, budget, _device(model)))
-
-
-def _device(model: nn.Module) -> torch.device | None:
-    """Where the model's first numbers are."""
-    return next((x.device for x in model.parameters()), None)
+    return (StreamWatched if streams else Watched)(model, options, Store(folder, budget, home(model)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from klieg.device import CPU, room
+from klieg.device import CPU, home, room
 from klieg.errors import KliegError
 from klieg.models import Decoder
 from klieg.tokenizers import Tokenizer, check_text
@@ -101,7 +101,7 @@ class Scorer:
     def _logged(self, ids: Tensor) -> Tensor:
         """The log-probability of every token but the first, given those before it: ids (b, i) -> (b, i - 1), float64."""
         own = isinstance(self._model, Decoder)
-        ids = ids.to(next((self._model if own else self._model.model).parameters()).device)
+        ids = ids.to(home(self._model if own else self._model.model))
         with room(f"{self.name!r} read {ids.numel():,} tokens"):
             logits = (self._model(ids) if own else self._model.model(ids, use_cache=False).logits)[:, :-1].float()
             return (logits.gather(2, ids[:, 1:, None])[:, :, 0] - logits.logsumexp(-1)).double().cpu()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from klieg.analysis.behaviour import Meter, Score, Text
-from klieg.device import CPU, moved, room
+from klieg.device import CPU, home, moved, room
 from klieg.encoders import Bert
 from klieg.errors import KliegError
 from klieg.models import Decoder, Model, find
@@ -67,8 +67,7 @@ class Reader:
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        model = self.model if isinstance(self.model, Decoder | Bert) else self.model.model
-        return next(model.parameters()).device
+        return home(self.model if isinstance(self.model, Decoder | Bert) else self.model.model)
 
     def window(self, asked: int | None, usual: int = USUAL) -> int:
         """Tokens of a window: those that were asked for, else the usual; KliegError if the model cannot read so many."""

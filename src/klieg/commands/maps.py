@@ -60,7 +60,7 @@ def map_text(
     if model in bundled():
         if layers is not None or keep != "all":
             raise KliegError(f"{model!r} comes with Klieg and is traced whole; leave --layers and --keep away.")
-        _on_the_processor(model, device, precision)
+        shell.on_the_processor(model, device, precision)
         found = reading.bundled(model, text, top, pooled, tokens, out)
     else:
         found = reading.watched(model, text, top, pooled, tokens, chosen, kept, out, shell.console(error=True), shell.said,
@@ -142,7 +142,7 @@ def _source(source: str, text: str | None, device: str, precision: str) -> Trace
     if Path(source).is_file():
         if text is not None:
             raise KliegError(f"{source} is a trace and has its own text; leave the other one away.")
-        _on_the_processor(source, device, precision)
+        shell.on_the_processor(source, device, precision)
         found = Trace.load(source)
         found.calls = [call.surveyed(SurveySpec(top=0, map=0)) for call in found.calls]
         return found
@@ -150,16 +150,10 @@ def _source(source: str, text: str | None, device: str, precision: str) -> Trace
         raise KliegError(f"there is no trace {source!r}; if it is a model, give a text: klieg heads {source} \"I love you\".")
     where = shell.place(device, precision)
     if source in bundled():
-        _on_the_processor(source, device, precision)
+        shell.on_the_processor(source, device, precision)
         return reading.bundled(source, shell.given(text), 0, 0, None)
     return reading.watched(source, shell.given(text), 0, 0, None, None, False, None, shell.console(error=True), shell.said,
                            *where)
-
-
-def _on_the_processor(source: str, device: str, precision: str) -> None:
-    """KliegError if what is there already, or comes with Klieg, was to be computed elsewhere."""
-    if (device, precision) != ("cpu", "fp32"):
-        raise KliegError(f"{source!r} is read on the processor, in float32; leave --device and --precision away.")
 
 
 # ---- what it says ----

@@ -37,6 +37,8 @@ def serve(
 
     language, where = shell.language(lang) if lang is not None else None, shell.place(device, precision)
     readers = {name: Reader(name, *where) for name in model or models.bundled()}
+    for name in [name for name in readers if name in models.bundled()]:
+        shell.on_the_processor(name, device, precision)
     folders = [path for path in traces or [] if path.is_dir() or path.suffix in (".safetensors", ".json")]
     saved = [path for path in traces or [] if path not in folders]
     if model or not saved:

@@ -25,7 +25,8 @@ STREAMED = 512  # tokens up to which the residual stream of a watched model is k
 
 
 class Reader:
-    """A model by its name; one that is watched computes on a device and in a type. What computes holds its asker's turn."""
+    """A model by its name; on another device, or in a narrower type, it is watched whatever its shape. What computes holds
+    its asker's turn."""
 
     def __init__(self, name: str, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> None:
         self.name, self._where = name, (device, dtype)
@@ -49,11 +50,14 @@ class Reader:
 
         if self._own is not None or self._foreign is not None:
             return
+        if self._where != (CPU, torch.float32):
+            self._foreign = foreign.load(self.name, *self._where)
+            return
         try:
             self._own = models.load(self.name)
         except KliegError as own:
             try:
-                self._foreign = foreign.load(self.name, *self._where)
+                self._foreign = foreign.load(self.name)
             except KliegError as other:
                 raise other from own
 
