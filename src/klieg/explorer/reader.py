@@ -35,7 +35,7 @@ class Reader:
 
     @property
     def own(self) -> tuple[Model, Tokenizer] | None:
-        """The model and its tokenizer, where it is of one of Klieg's shapes."""
+        """The model and its tokenizer, where it is one of Klieg's own."""
         self._load()
         return self._own
 
