@@ -50,6 +50,8 @@ def pointed(page, name: str, row: int, index: int, width: int) -> float:
     """The number that a strip shows where it is pointed at."""
     box = page.locator(f".strip[data-name={name}]").bounding_box()
     rows = len(TRACE.tokens)
+    page.mouse.move(1, 1)
+    page.locator("[role=tooltip]").wait_for(state="detached")       # what was pointed at before is read no more
     page.mouse.move(box["x"] + (index + 0.5) * box["width"] / width, box["y"] + (row + 0.5) * box["height"] / rows)
     return float(page.locator("[role=tooltip] data").get_attribute("value"))
 
